@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef _PKVM_EMU_ASM_KVM_PGTABLE_H_
+#define _PKVM_EMU_ASM_KVM_PGTABLE_H_
+
+#include <linux/bits.h>
+#include <linux/types.h>
+#include <asm/kvm_host.h>
+
+typedef u64 kvm_pte_t;
+
+/* A 64-bit enumeration: the software bits make it one. */
+enum kvm_pgtable_prot {
+	KVM_PGTABLE_PROT_X = BIT_ULL(0),
+	KVM_PGTABLE_PROT_W = BIT_ULL(1),
+	KVM_PGTABLE_PROT_R = BIT_ULL(2),
+	KVM_PGTABLE_PROT_DEVICE = BIT_ULL(3),
+#if PKVM_EMU_ANDROID == 16
+	KVM_PGTABLE_PROT_NORMAL_NC = BIT_ULL(4),
+#else
+	KVM_PGTABLE_PROT_NC = BIT_ULL(4),
+#endif
+	KVM_PGTABLE_PROT_PXN = BIT_ULL(5),
+	KVM_PGTABLE_PROT_UXN = BIT_ULL(6),
+	KVM_PGTABLE_PROT_SW0 = BIT_ULL(55),
+	KVM_PGTABLE_PROT_SW1 = BIT_ULL(56),
+	KVM_PGTABLE_PROT_SW2 = BIT_ULL(57),
+	KVM_PGTABLE_PROT_SW3 = BIT_ULL(58),
+};
+_Static_assert(sizeof(enum kvm_pgtable_prot) == 8, "kvm_pgtable_prot is 64-bit");
+
+#define KVM_PGTABLE_PROT_RW	(KVM_PGTABLE_PROT_R | KVM_PGTABLE_PROT_W)
+#define KVM_PGTABLE_PROT_RWX	(KVM_PGTABLE_PROT_RW | KVM_PGTABLE_PROT_X)
+
+#define PKVM_HOST_MEM_PROT	KVM_PGTABLE_PROT_RWX
+#define PKVM_HOST_MMIO_PROT	KVM_PGTABLE_PROT_RW
+#define PAGE_HYP		KVM_PGTABLE_PROT_RW
+#define PAGE_HYP_EXEC		(KVM_PGTABLE_PROT_R | KVM_PGTABLE_PROT_X)
+#define PAGE_HYP_RO		(KVM_PGTABLE_PROT_R)
+#define PAGE_HYP_DEVICE		(PAGE_HYP | KVM_PGTABLE_PROT_DEVICE)
+
+#define KVM_PGTABLE_LAST_LEVEL	3
+#define KVM_PTE_VALID		BIT(0)
+
+#endif /* _PKVM_EMU_ASM_KVM_PGTABLE_H_ */

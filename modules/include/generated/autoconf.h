@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef _PKVM_EMU_GENERATED_AUTOCONF_H_
+#define _PKVM_EMU_GENERATED_AUTOCONF_H_
+
+/* The options of a GKI build that module code asks about. */
+#include <pkvm_emu/generation.h>
+
+#define CONFIG_64BIT 1
+#define CONFIG_ARM64 1
+#define CONFIG_ARM64_4K_PAGES 1
+#define CONFIG_ARM64_PAGE_SHIFT 12
+#define CONFIG_PAGE_SHIFT 12
+#define CONFIG_ARM64_VA_BITS 39
+#define CONFIG_ARM64_VA_BITS_39 1
+#define CONFIG_ARM64_PA_BITS 48
+#define CONFIG_ARM64_PA_BITS_48 1
+#define CONFIG_PGTABLE_LEVELS 3
+#define CONFIG_MMU 1
+#define CONFIG_SMP 1
+#define CONFIG_NR_CPUS 32
+#define CONFIG_HZ 250
+#define CONFIG_PREEMPT 1
+#define CONFIG_KVM 1
+#define CONFIG_VIRTUALIZATION 1
+#define CONFIG_MODULES 1
+#define CONFIG_MODULE_UNLOAD 1
+#define CONFIG_PRINTK 1
+#define CONFIG_BUG 1
+#define CONFIG_DEBUG_BUGVERBOSE 1
+#define CONFIG_GENERIC_BUG 1
+#define CONFIG_GENERIC_BUG_RELATIVE_POINTERS 1
+#define CONFIG_OF 1
+#define CONFIG_OF_ADDRESS 1
+#define CONFIG_PM 1
+#define CONFIG_SYSFS 1
+#define CONFIG_HAVE_ARM_SMCCC 1
+#define CONFIG_HAVE_ARM_SMCCC_DISCOVERY 1
+#define CONFIG_ARM_PSCI_FW 1
+#ifdef PKVM_EMU_HYP_EVENTS
+#define CONFIG_TRACING 1
+#endif
+#ifdef PKVM_EMU_HYP_LIST_OPS
+#define CONFIG_LIST_HARDENED 1
+#endif
+
+#endif /* _PKVM_EMU_GENERATED_AUTOCONF_H_ */

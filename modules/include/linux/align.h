@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef _PKVM_EMU_LINUX_ALIGN_H_
+#define _PKVM_EMU_LINUX_ALIGN_H_
+
+#include <linux/const.h>
+#define __ALIGN_MASK(x, mask)		(((x) + (mask)) & ~(mask))
+#define ALIGN(x, a)			__ALIGN_MASK(x, (typeof(x))(a) - 1)
+#define ALIGN_DOWN(x, a)		((x) & ~((typeof(x))(a) - 1))
+#define PTR_ALIGN(p, a)			((typeof(p))ALIGN((unsigned long)(p), (a)))
+#define PTR_ALIGN_DOWN(p, a)		((typeof(p))ALIGN_DOWN((unsigned long)(p), (a)))
+#define IS_ALIGNED(x, a)		(((x) & ((typeof(x))(a) - 1)) == 0)
+
+#endif /* _PKVM_EMU_LINUX_ALIGN_H_ */

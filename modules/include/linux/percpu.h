@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef _PKVM_EMU_LINUX_PERCPU_H_
+#define _PKVM_EMU_LINUX_PERCPU_H_
+
+#include <linux/smp.h>
+extern unsigned long __per_cpu_offset[CONFIG_NR_CPUS];
+#define DECLARE_PER_CPU(type, name)	extern __section(".data..percpu") typeof(type) name
+#define DEFINE_PER_CPU(type, name)	__section(".data..percpu") typeof(type) name
+#define per_cpu_ptr(ptr, cpu)		((typeof(ptr))((unsigned long)(ptr) + __per_cpu_offset[cpu]))
+#define per_cpu(name, cpu)		(*per_cpu_ptr(&(name), cpu))
+#define this_cpu_ptr(ptr)		((typeof(ptr))((unsigned long)(ptr) + __my_cpu_offset()))
+
+#endif /* _PKVM_EMU_LINUX_PERCPU_H_ */

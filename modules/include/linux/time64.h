@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef _PKVM_EMU_LINUX_TIME64_H_
+#define _PKVM_EMU_LINUX_TIME64_H_
+
+#define NSEC_PER_USEC	1000L
+#define NSEC_PER_MSEC	1000000L
+#define NSEC_PER_SEC	1000000000L
+#define USEC_PER_MSEC	1000L
+#define USEC_PER_SEC	1000000L
+#define MSEC_PER_SEC	1000L
+
+#endif /* _PKVM_EMU_LINUX_TIME64_H_ */

@@ -1,0 +1,74 @@
+"""What a module exports: the ``__ksymtab*`` tables of a linked module, or the export records of a raw object."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pkvm_emu.elf.elements import Section
+from pkvm_emu.elf.object_file import ObjectFile
+
+#: struct kernel_symbol with place-relative references: value, name, namespace, s32 each. Source:
+#: include/linux/export.h.
+_ENTRY_SIZE = 12
+_RECORD_PREFIX = "__export_symbol_"
+
+
+class Export(NamedTuple):
+    """One exported symbol, at byte ``offset`` of section number ``section``; ``crc`` is None without modversions."""
+
+    name: str
+    section: int
+    offset: int
+    gpl_only: bool
+    crc: int | None
+
+
+def read_exports(object_file: ObjectFile) -> list[Export]:
+    """List the exports of a module in table order.
+
+    A linked module has ``__ksymtab`` and ``__ksymtab_gpl``; an object that modpost has not seen has ``___ksymtab+name``
+    sections (5.15, 6.1) or ``__export_symbol_name`` records (6.6 and later).
+    """
+    exports: list[Export] = []
+    for section in object_file.sections:
+        if section.name.startswith(("__ksymtab", "___ksymtab")) and section.name != "__ksymtab_strings":
+            exports += _table_exports(object_file, section)
+    return exports or _record_exports(object_file)
+
+
+def _table_exports(object_file: ObjectFile, table: Section) -> list[Export]:
+    gpl_only = table.name.startswith(("__ksymtab_gpl", "___ksymtab_gpl"))
+    crcs = object_file.section("__kcrctab_gpl" if gpl_only else "__kcrctab")
+    exports = []
+    for entry in sorted(object_file.relocations_of(table.index)):
+        number, member = divmod(entry.offset, _ENTRY_SIZE)
+        symbol = object_file.symbols[entry.symbol]
+        place = object_file.symbol_offset(symbol, entry.addend)
+        if member != 0 or place is None:
+            continue
+        crc = None
+        if crcs is not None and number * 4 + 4 <= len(crcs.data):
+            crc = int.from_bytes(crcs.data[number * 4 : number * 4 + 4], "little")
+        exports.append(Export(_name_at(object_file, symbol.name, place), *place, gpl_only, crc))
+    return exports
+
+
+def _name_at(object_file: ObjectFile, name: str, place: tuple[int, int]) -> str:
+    """Return the symbol's own name, or for a section symbol the name of what starts at ``place``."""
+    if name != object_file.sections[place[0]].name:
+        return name
+    found = object_file.symbol_table.find(*place)
+    return found.symbol.name if found and found.offset == 0 else name
+
+
+def _record_exports(object_file: ObjectFile) -> list[Export]:
+    defined = {symbol.name: symbol for symbol in object_file.symbols if symbol.in_section}
+    exports = []
+    for record in object_file.symbols:
+        name = record.name.removeprefix(_RECORD_PREFIX)
+        target = defined.get(name)
+        if name == record.name or target is None or not record.in_section:
+            continue
+        licence = object_file.sections[record.shndx].data[record.value : record.value + 4]
+        exports.append(Export(name, target.shndx, target.value, licence == b"GPL\0", None))
+    return exports

@@ -1,0 +1,1 @@
+"""The hypervisor's own hypercalls, one file a domain."""

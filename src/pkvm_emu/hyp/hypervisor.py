@@ -1,0 +1,353 @@
+"""The EL2 hypervisor: its address space, its tables in EL2 memory, and the answers to what its firmware asks.
+
+The firmware (``firmware/el2.S``) takes the exceptions and walks the handler chains; this model owns what those chains are made
+of: the page tables, the page ownership, the tables of handlers, ``struct pkvm_module_ops`` and its stubs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pkvm_emu.abi.generation import Generation
+from pkvm_emu.errors import EmulatorError
+from pkvm_emu.firmware import image as firmware
+from pkvm_emu.hyp import cpu as hyp_cpu
+from pkvm_emu.hyp import layout, registry
+from pkvm_emu.hyp.cpu import HostContext, HypCpu
+from pkvm_emu.hyp.el3 import El3Firmware
+from pkvm_emu.hyp.errors import HypBug
+from pkvm_emu.hyp.host_stage2 import HostStage2
+from pkvm_emu.hyp.hyp_stage1 import HypStage1
+from pkvm_emu.hyp.op_table import OpTable
+from pkvm_emu.hyp.ownership import Ownership
+from pkvm_emu.hyp.ownership_setup import MemoryLayout, build_ownership
+from pkvm_emu.hyp.page_state import Region
+from pkvm_emu.hyp.panic import PanicPath
+from pkvm_emu.hyp.pgtable import PAGE_HYP, PAGE_HYP_EXEC, PAGE_HYP_RO, PROT_W, TableFeatures
+from pkvm_emu.hyp.traps import Traps
+from pkvm_emu.machine.core import Service, ServiceResult
+from pkvm_emu.machine.machine import Machine
+from pkvm_emu.machine.state import State, StateDict
+
+PAGE_SIZE = 4096
+
+
+class Hypervisor(State):
+    """The hypervisor of one generation on one machine.
+
+    Args:
+        machine: the board.
+        generation: which Android branch it is.
+        image_pa: PA of the room in the kernel image for EL2's code and data.
+        reserved: ``(PA, bytes)`` of the memory that the host reserved for EL2 at boot.
+        memstart: start of the kernel's linear map in physical memory.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        generation: Generation,
+        image_pa: int,
+        reserved: tuple[int, int],
+        memstart: int,
+    ) -> None:
+        super().__init__(machine.journal, "hyp")
+        self._machine = machine
+        self._generation = generation
+        self._firmware = firmware.load("el2")
+        self._image_pa = image_pa
+        profile, ram = machine.profile, machine.ram
+        ram.write(image_pa, self._firmware.code)
+        text_size = self._firmware.text_size
+        data_size = len(self._firmware.code) - text_size
+        self._ops_pa = image_pa + len(self._firmware.code)
+        built = build_ownership(
+            machine.journal,
+            ram,
+            generation.name,
+            MemoryLayout(
+                regions=(Region(ram.base, ram.size),),
+                reserve_base=reserved[0],
+                reserve_size=reserved[1],
+                linear_offset=layout.linear_offset(memstart),
+                hyp_va_bits=layout.VA_BITS,
+            ),
+            TableFeatures(lpa2=profile.lpa2, hvhe=profile.hvhe, bti=profile.bti),
+            flush_host=machine.engine.flush_tlb,
+            flush_hyp=machine.engine.flush_tlb,
+            claims=(
+                (image_pa, text_size, PAGE_HYP_EXEC),
+                (image_pa + text_size, data_size, PAGE_HYP),
+                (self._ops_pa, PAGE_SIZE, PAGE_HYP_RO),
+                (self._ops_pa + PAGE_SIZE, (OpTable.PAGES - 1) * PAGE_SIZE, PAGE_HYP_EXEC),
+            ),
+        )
+        self._ownership, self._stage1, self._host = built.ownership, built.hyp, built.host
+        self._vmemmap, self._pool = built.vmemmap, built.hyp_pool
+        #: The private range grows upwards and is never given back.
+        self.private_cursor = layout.PRIVATE_BASE
+        self.finalised = False
+        self.hcr: StateDict[int, int] = StateDict(machine.journal, "hyp.hcr")
+        self._cpus = [self._make_cpu(index) for index in range(profile.cpus)]
+        for va, pa, size in self._vmemmap.mappings(layout.VMEMMAP_BASE):
+            self._stage1.map(va, size, pa, PAGE_HYP)
+        self.private_cursor = layout.FIRST_MODULE_VA
+        self._ops = OpTable(self)
+        self._configure_firmware()
+        self._el3 = El3Firmware(self)
+        self._traps = Traps(self)
+        self._panic = PanicPath(self)
+        self._memstart = memstart
+
+    # Parts
+
+    @property
+    def machine(self) -> Machine:
+        """The board."""
+        return self._machine
+
+    @property
+    def generation(self) -> Generation:
+        """The Android generation."""
+        return self._generation
+
+    @property
+    def ownership(self) -> Ownership:
+        """Who owns which page."""
+        return self._ownership
+
+    @property
+    def host(self) -> HostStage2:
+        """The host's stage-2."""
+        return self._host
+
+    @property
+    def stage1(self) -> HypStage1:
+        """EL2's own translation table."""
+        return self._stage1
+
+    @property
+    def ops(self) -> OpTable:
+        """``struct pkvm_module_ops`` and its stubs."""
+        return self._ops
+
+    @property
+    def el3(self) -> El3Firmware:
+        """What answers SMCs."""
+        return self._el3
+
+    @property
+    def traps(self) -> Traps:
+        """Traps of the host."""
+        return self._traps
+
+    @property
+    def cpu(self) -> HypCpu:
+        """EL2's memory of the current CPU."""
+        return self._cpus[self._machine.current.index]
+
+    @property
+    def host_context(self) -> HostContext:
+        """The saved registers of the host on the current CPU."""
+        return HostContext(self._machine.ram, self.cpu.context_pa)
+
+    # Set-up
+
+    def _make_cpu(self, index: int) -> HypCpu:
+        # Aligned to twice its size, so that one address bit tells the stack from the guard below it.
+        base = -(-self.private_cursor // (2 * layout.STACK_SIZE)) * 2 * layout.STACK_SIZE + layout.STACK_SIZE
+        self.private_cursor = base + layout.STACK_SIZE
+        self._stage1.map(base, layout.STACK_SIZE, self._own_pages(1), PAGE_HYP)
+        overflow_pa, context_pa = self._own_pages(0), self._own_pages(0)
+        hyp_cpu.write_keys(self._machine.ram, context_pa + layout.HYP_KEYS_OFFSET, seed=0xE12 + index)
+        self.hcr[index] = hyp_cpu.hcr_for(self._machine.profile)
+        return HypCpu(
+            index=index,
+            context_pa=context_pa,
+            context_va=self._stage1.va_of(context_pa),
+            stack_top=base + layout.STACK_SIZE,
+            stack_base=base,
+            overflow_top=self._stage1.va_of(overflow_pa + layout.OVERFLOW_STACK_SIZE),
+        )
+
+    def _own_pages(self, order: int) -> int:
+        pa = self._pool.try_alloc(order)
+        if pa is None:
+            raise EmulatorError("the memory reserved for the hypervisor is too small for its stacks")
+        return pa
+
+    def _configure_firmware(self) -> None:
+        generation = self._generation
+        self.write_word("config_hcall_base", 0xC600_0000 + generation.dyn_hcall_base)
+        self.write_word("config_hcall_hint_mask", 1 << 16 if generation.dyn_hcall_masks_hint else 0)
+        self.write_word32("config_hcall_presets_x0", int(generation.dyn_hcall_presets_x0))
+        self.write_word32("config_perm_stops_at_zero", int(generation.faults.perm_fault_chain == "first-zero"))
+        self.write_word32("config_pauth", int(self._machine.profile.pauth))
+        core = self._machine.core
+        core.add_exit(self.entry("return_to_python"), 2)
+
+    def expect_kcfi(self, flavour: str) -> None:
+        """Check and plant kCFI type ids of one flavour (``none``, ``plain``, ``normalised``) from now on."""
+        self._ops.plant_kcfi(flavour)
+        for label, kind in (
+            ("kcfi_hcall", "hcall"),
+            ("kcfi_init", "el2_init"),
+            ("kcfi_smc_handler", "smc_handler"),
+            ("kcfi_trap_handler", "default_trap_handler"),
+            ("kcfi_perm_handler", "perm_fault_handler"),
+            ("kcfi_notifier", "hyp_panic_notifier"),
+            ("kcfi_psci", "psci_notifier"),
+            ("kcfi_unmask_serror", "unmask_serror"),
+            ("kcfi_mask_serror", "mask_serror"),
+            ("kcfi_serial_putc", "serial_putc"),
+        ):
+            self.write_word32(label, self._generation.callbacks[kind].kcfi(flavour) or 0)
+
+    def start_cpu(self, index: int) -> None:
+        """Set the EL2 registers of the CPU that is on the engine."""
+        hyp_cpu.set_system_registers(
+            self._machine.engine,
+            self._machine.profile,
+            self._cpus[index],
+            self.entry("hyp_vectors"),
+            self._stage1.root,
+        )
+
+    def add_firmware_service(self, label: str, function: Callable[..., ServiceResult], nargs: int) -> None:
+        """Let Python answer an EL2 firmware entry by its label."""
+        self._machine.core.add_service(self.entry(label), Service(label, 2, nargs, function))
+
+    # Firmware data
+
+    def entry(self, label: str) -> int:
+        """Hyp VA of a label of the EL2 firmware."""
+        return self._stage1.va_of(self._image_pa + self._firmware.symbols[label])
+
+    def data_pa(self, label: str) -> int:
+        """PA of a data label of the EL2 firmware."""
+        return self._image_pa + self._firmware.symbols[label]
+
+    def read_word(self, label: str) -> int:
+        """A 64-bit word of the firmware's data."""
+        return self._machine.ram.read_u64(self.data_pa(label))
+
+    def write_word(self, label: str, value: int) -> None:
+        """Set a 64-bit word of the firmware's data."""
+        self._machine.ram.write_u64(self.data_pa(label), value)
+
+    def write_word32(self, label: str, value: int) -> None:
+        """Set a 32-bit word of the firmware's data."""
+        self._machine.ram.write_u32(self.data_pa(label), value)
+
+    def append(self, table: str, count: str, capacity: int, value: int) -> int | None:
+        """Append to a handler table of the firmware; the index, or None when it is full."""
+        index = self.read_word(count)
+        if index >= capacity:
+            return None
+        self._machine.ram.write_u64(self.data_pa(table) + 8 * index, value)
+        self.write_word(count, index + 1)
+        return index
+
+    # Memory as EL2 sees it
+
+    def to_pa(self, va: int) -> int | None:
+        """Physical address of a hyp VA, or None where EL2 has no mapping."""
+        leaf = self._stage1.leaf(va)
+        return leaf.pa if leaf is not None and leaf.valid else None
+
+    def read(self, va: int, size: int) -> bytes | None:
+        """``size`` bytes at a hyp VA; None where some of it is not mapped."""
+        out = bytearray()
+        while size:
+            chunk = min(size, PAGE_SIZE - va % PAGE_SIZE)
+            pa = self.to_pa(va)
+            if pa is None or pa not in self._machine.ram:
+                return None
+            out += self._machine.ram.read(pa, chunk)
+            va += chunk
+            size -= chunk
+        return bytes(out)
+
+    def read_cstr(self, va: int, limit: int = 1 << 12) -> bytes:
+        """A string at a hyp VA, without its NUL; what is not mapped ends it."""
+        out = bytearray()
+        while len(out) < limit:
+            chunk = self.read(va, min(PAGE_SIZE - va % PAGE_SIZE, limit - len(out)))
+            if chunk is None:
+                break
+            end = chunk.find(0)
+            if end >= 0:
+                return bytes(out + chunk[:end])
+            out += chunk
+            va += len(chunk)
+        return bytes(out)
+
+    def write(self, va: int, data: bytes) -> None:
+        """Write at a hyp VA.
+
+        Raises:
+            HypBug: not mapped writable at EL2: on the device the hypervisor itself faults here.
+        """
+        pa = self.to_pa(va)
+        leaf = self._stage1.leaf(va)
+        if pa is None or leaf is None or pa not in self._machine.ram or not self._stage1.prot(leaf.descriptor) & PROT_W:
+            raise HypBug(f"the hypervisor writes {len(data)} bytes at {va:#x}, which is not writable at EL2")
+        self._machine.ram.write(pa, data)
+
+    def write_u64(self, va: int, value: int) -> None:
+        """Store 64 bits at a hyp VA."""
+        self.write(va, (value & (1 << 64) - 1).to_bytes(8, "little"))
+
+    def read_host(self, kernel_va: int, size: int) -> bytes:
+        """``size`` bytes that the host passed by linear-map address (EL2 reads them at ``kern_hyp_va``)."""
+        pa = self._stage1.pa_of(layout.kern_hyp_va(kernel_va))
+        return self._machine.ram.read(pa, size)
+
+    def caller(self) -> str:
+        """Who calls the op that is being served: its return address, for page histories."""
+        return f"EL2 {self._machine.engine.read('x30') - 4:#x}"
+
+    def unmap_module_page(self, pfn: int, va: int) -> None:
+        """Take a module page out of EL2 and give it back to the host."""
+        if self._stage1.unmap(va, PAGE_SIZE) != PAGE_SIZE:
+            raise HypBug(f"unmap_module_page: nothing is mapped at {va:#x}")
+        error = self._ownership.hyp_donate_host(pfn, 1, origin="unmap_module_page")
+        if error:
+            raise HypBug(f"unmap_module_page: page {pfn:#x} cannot be given back (errno {-error})")
+
+    def variadic(self, registers: tuple[int, ...], first: int) -> Any:
+        """EL2 functions here take no variadic arguments."""
+        raise TypeError("no op takes variadic arguments")
+
+    def reserve_private(self, size: int) -> int | None:
+        """``size`` bytes (page aligned) of the private range, or None when it would cross the vmemmap."""
+        base = self.private_cursor
+        if base + size > layout.VMEMMAP_BASE:
+            return None
+        self.private_cursor = base + size
+        return base
+
+    # Deprivilege
+
+    @property
+    def stage2_enabled(self) -> bool:
+        """Whether the host's stage-2 is on for the current CPU."""
+        return bool(self.hcr[self._machine.current.index] & hyp_cpu.HCR_VM)
+
+    def finalise_cpu(self) -> None:
+        """Enable the host's stage-2 on the current CPU (``__pkvm_prot_finalize``)."""
+        index = self._machine.current.index
+        hyp_cpu.enable_stage2(self._machine.engine, self._host.table.root)
+        self.hcr[index] = self.hcr[index] | hyp_cpu.HCR_VM
+
+
+def register_all() -> None:
+    """Import every op and hypercall, so that the registries are filled."""
+    import pkvm_emu.hyp.hypercalls.modules
+    import pkvm_emu.hyp.hypercalls.pages
+    import pkvm_emu.hyp.ops.handlers
+    import pkvm_emu.hyp.ops.memory
+    import pkvm_emu.hyp.ops.serial  # noqa: F401
+
+    assert registry.OPS

@@ -1,0 +1,100 @@
+"""``struct pkvm_module_ops`` in EL2 memory, and the stubs its members point at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pkvm_emu.arch.insn import b, hvc, ret
+from pkvm_emu.errors import EmulatorError
+from pkvm_emu.hyp import registry
+from pkvm_emu.machine.calling import bind
+from pkvm_emu.machine.core import SERVICE_IMMEDIATE, Service
+
+if TYPE_CHECKING:
+    from pkvm_emu.hyp.hypervisor import Hypervisor
+
+STUB_SIZE = 16
+#: Ops whose work is guest code in the firmware; the stub tells Python (for traces) and branches there.
+FIRMWARE_OPS = {
+    "putc": "fw_putc",
+    "puts": "fw_puts",
+    "putx64": "fw_putx64",
+    "memset": "fw_memset",
+    "memcpy": "fw_memcpy",
+}
+PAGE_SIZE = 4096
+
+
+class OpTable:
+    """The ops of one generation.
+
+    A stub is 16 bytes: the kCFI type id of the op's prototype, ``hvc``, ``ret``, padding; the member points at the ``hvc``. A slot
+    that the generation does not have holds 0, as on the device.
+
+    Args:
+        hyp: the hypervisor that serves the ops.
+    """
+
+    #: One page for the table, two for the stubs.
+    PAGES = 3
+
+    def __init__(self, hyp: Hypervisor) -> None:
+        self._hyp = hyp
+        table = hyp.generation.ops
+        ram = hyp.machine.ram
+        self._table_pa = hyp._ops_pa
+        self._stubs_pa = hyp._ops_pa + PAGE_SIZE
+        #: Hyp VA of the table: what the EL2 init function gets.
+        self.address = hyp.stage1.va_of(self._table_pa)
+        #: Stub address by op.
+        self.stubs: dict[str, int] = {}
+        slots = [slot for slot in table.slots if slot.prototype]
+        if len(slots) * STUB_SIZE > (self.PAGES - 1) * PAGE_SIZE:
+            raise EmulatorError("struct pkvm_module_ops has more members than there is room for stubs")
+        for index, slot in enumerate(slots):
+            stub_pa = self._stubs_pa + index * STUB_SIZE
+            ram.write_u32(stub_pa + 4, hvc(SERVICE_IMMEDIATE))
+            address = hyp.stage1.va_of(stub_pa) + 4
+            label = FIRMWARE_OPS.get(slot.name)
+            after = ret() if label is None else b(address + 4, hyp.entry(label))
+            ram.write_u32(stub_pa + 8, after)
+            ram.write_u64(self._table_pa + slot.offset, address)
+            self.stubs[slot.name] = address
+            hyp.machine.core.add_service(address, self._service(slot.name))
+
+    def plant_kcfi(self, flavour: str) -> None:
+        """Write the type ids of ``flavour`` in front of the stubs (zeros for ``none``)."""
+        hyp = self._hyp
+        by_name = hyp.generation.ops.by_name
+        for name, address in self.stubs.items():
+            slot = by_name[name]
+            hyp.machine.ram.write_u32(hyp.stage1.pa_of(address) - 4, slot.kcfi(flavour) or 0)
+
+    def name_at(self, va: int) -> str | None:
+        """The op whose stub an address lies in."""
+        for name, address in self.stubs.items():
+            if address - 4 <= va < address - 4 + STUB_SIZE:
+                return name
+        return None
+
+    def _service(self, name: str) -> Service:
+        if name in FIRMWARE_OPS:
+            return Service(name, 2, 3, lambda *_: None)
+        served = registry.OPS.get(name)
+        if served is None:
+            return Service(name, 2, 8, self._stop_at(name))
+        nargs, call = bind(served.function, self._hyp)
+        return Service(name, 2, nargs, call, in_hook=not served.runs_guest)
+
+    def _stop_at(self, name: str) -> Any:
+        from pkvm_emu.hyp.errors import UnservedOp
+
+        def stop(*registers: int) -> None:
+            hyp = self._hyp
+            caller = hyp.machine.engine.read("x30") - 4
+            arguments = ", ".join(f"x{index}={value:#x}" for index, value in enumerate(registers))
+            raise UnservedOp(
+                f"{hyp.machine.core.describe(caller, 2)} calls ops->{name}(), which is not served ({arguments})"
+            )
+
+        return stop

@@ -1,0 +1,78 @@
+"""What the hypervisor serves: ops of ``struct pkvm_module_ops`` and host hypercalls, found by decorator.
+
+>>> @op("hyp_smp_processor_id")
+... def hyp_smp_processor_id(hyp) -> int:
+...     return hyp.cpu.index
+
+One file a subsystem; adding an op is adding one function with a docstring. The tables are filled by importing the packages
+under ``pkvm_emu.hyp.ops`` and ``pkvm_emu.hyp.hypercalls``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One op: its slot's name and its Python (the hypervisor is the first argument).
+
+    ``runs_guest`` marks ops that call back into the module: they are performed by the run loop, not inside the hook.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    runs_guest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hypercall:
+    """One host hypercall by its name without underscores (``pkvm_alloc_module_va``)."""
+
+    name: str
+    function: Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestCall:
+    """A hypercall's request to run module code at EL2: the firmware calls ``function(argument)``.
+
+    The result goes to ``then`` of the hypercall's registration: see :func:`hypercall_result`.
+    """
+
+    function: int
+    argument: int
+
+
+OPS: dict[str, Op] = {}
+HYPERCALLS: dict[str, Hypercall] = {}
+
+
+def op(*names: str, runs_guest: bool = False) -> Callable[[F], F]:
+    """Serve one or more ops by the decorated function."""
+
+    def register(function: F) -> F:
+        for name in names:
+            OPS[name] = Op(name, function, runs_guest)
+        return function
+
+    return register
+
+
+def hypercall(*names: str) -> Callable[[F], F]:
+    """Serve one or more host hypercalls by the decorated function.
+
+    The function takes x1, x2, ... and returns x1 (an int), a tuple for x1, x2, ..., a :class:`GuestCall`, or None for a
+    hypercall without result. x0 becomes SMCCC_RET_SUCCESS.
+    """
+
+    def register(function: F) -> F:
+        for name in names:
+            HYPERCALLS[name] = Hypercall(name, function)
+        return function
+
+    return register

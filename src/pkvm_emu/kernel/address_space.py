@@ -1,0 +1,209 @@
+"""The kernel's EL1 stage-1 address space: linear map, image, module and vmalloc areas, in real page tables."""
+
+from __future__ import annotations
+
+from pkvm_emu.errors import EmulatorError, UsageError
+from pkvm_emu.kernel import layout
+from pkvm_emu.kernel.vsprintf_env import GuestFault
+from pkvm_emu.machine.machine import Machine
+from pkvm_emu.machine.pagetable import PageTable, TableAllocator
+from pkvm_emu.machine.state import State
+
+_AF_SH = 1 << 10 | 3 << 8
+_READ_ONLY = 1 << 7
+_UXN, _PXN = 1 << 54, 1 << 53
+_GUARDED = 1 << 50
+_DEVICE_INDEX = 4 << 2
+_BLOCK_2M = 2
+
+#: Leaf attributes by protection: read-execute, read-only, read-write, device.
+ATTRIBUTES = {
+    "rx": _AF_SH | _READ_ONLY | _UXN,
+    "ro": _AF_SH | _READ_ONLY | _UXN | _PXN,
+    "rw": _AF_SH | _UXN | _PXN,
+    "device": 1 << 10 | _DEVICE_INDEX | _UXN | _PXN,
+}
+#: MAIR_EL1: normal, normal tagged, non-cacheable, nGnRnE, nGnRE.
+MAIR = 0x0000_0004_0044_FFFF
+_SCTLR_RES1 = 0x30D0_0800
+_SCTLR_M, _SCTLR_C, _SCTLR_SA, _SCTLR_I, _SCTLR_SPAN = 1 << 0, 1 << 2, 1 << 3, 1 << 12, 1 << 23
+_SCTLR_PAUTH = 1 << 31 | 1 << 30 | 1 << 27 | 1 << 13
+_SCTLR_BT0_BT1 = 3 << 35
+#: T0SZ and T1SZ of 39-bit VAs, 4 KiB granules, write-back inner-shareable walks, 48-bit output.
+_TCR = 25 | 25 << 16 | 2 << 30 | 5 << 32 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 24 | 1 << 26 | 3 << 28
+
+
+class KernelAddressSpace(State):
+    """EL1 stage-1 translation and the kernel's view of memory for Python.
+
+    Args:
+        machine: RAM and CPU.
+        allocate_page: gives zeroed pages for tables.
+
+    All reads and writes take kernel virtual addresses and raise :class:`GuestFault` where nothing is mapped. They follow
+    stage 1 only: what the host may not touch is enforced on the CPU, not on the model.
+    """
+
+    def __init__(self, machine: Machine, allocate_page: TableAllocator) -> None:
+        super().__init__(machine.journal, "kernel.address_space")
+        self._machine = machine
+        self._ram = ram = machine.ram
+        profile = machine.profile
+        #: ``memstart_addr``: RAM base rounded down to the linear map's alignment (1 GiB with 4 KiB pages).
+        self.memstart = profile.ram_base & ~((1 << 30) - 1)
+        if ram.end - self.memstart > layout.LINEAR_END - layout.PAGE_OFFSET:
+            raise UsageError(f"RAM up to {ram.end:#x} does not fit the 39-bit linear map")
+        self.image_pa = profile.ram_base + layout.KIMAGE_OFFSET
+        #: ``kimage_voffset``
+        self.kimage_voffset = layout.KIMAGE_VADDR - self.image_pa
+        self.next_module = layout.MODULES_VADDR
+        self.next_vmalloc = layout.VMALLOC_START
+        # User space, for accesses from EL0: empty until something is mapped there.
+        self._user = PageTable(ram, allocate_page, layout.VA_BITS, flush=machine.engine.flush_tlb)
+        self._table = PageTable(
+            ram, allocate_page, layout.VA_BITS, va_base=layout.PAGE_OFFSET, flush=machine.engine.flush_tlb
+        )
+        self._table.map(
+            self.linear_va(ram.base), ram.base, ram.size, ATTRIBUTES["rw"], max_block_level=_BLOCK_2M
+        )
+
+    def enable(self) -> None:
+        """Set the EL1 translation registers of the current CPU and switch the MMU on."""
+        engine, profile = self._machine.engine, self._machine.profile
+        engine.write_sysreg("MAIR_EL1", MAIR)
+        engine.write_sysreg("TCR_EL1", _TCR)
+        engine.write_sysreg("TTBR0_EL1", self._user.root)
+        engine.write_sysreg("TTBR1_EL1", self._table.root)
+        sctlr = _SCTLR_RES1 | _SCTLR_M | _SCTLR_C | _SCTLR_SA | _SCTLR_I | _SCTLR_SPAN
+        if profile.pauth:
+            sctlr |= _SCTLR_PAUTH
+        if profile.bti:
+            sctlr |= _SCTLR_BT0_BT1
+        engine.write_sysreg("SCTLR_EL1", sctlr)
+
+    # Addresses
+
+    def linear_va(self, pa: int) -> int:
+        """``phys_to_virt``: the linear-map address of ``pa``."""
+        return pa - self.memstart + layout.PAGE_OFFSET
+
+    def linear_pa(self, va: int) -> int:
+        """``virt_to_phys`` of a linear-map address (arithmetic, unchecked)."""
+        return va - layout.PAGE_OFFSET + self.memstart
+
+    def image_va(self, offset: int) -> int:
+        """Address of a place in the kernel image."""
+        return layout.KIMAGE_VADDR + offset
+
+    def to_pa(self, va: int, size: int = 1) -> int:
+        """Physical address of a kernel VA.
+
+        Raises:
+            GuestFault: not mapped at stage 1.
+        """
+        if layout.PAGE_OFFSET <= va < layout.LINEAR_END:
+            pa = va - layout.PAGE_OFFSET + self.memstart
+            if pa in self._ram:
+                return pa
+        elif va >= layout.PAGE_OFFSET:
+            leaf = self._table.walk(va)
+            if leaf.valid:
+                return leaf.pa
+        elif va < 1 << layout.VA_BITS:
+            leaf = self._user.walk(va)
+            if leaf.valid:
+                return leaf.pa
+        raise GuestFault(va, size)
+
+    # Access
+
+    def read(self, va: int, size: int) -> bytes:
+        """``size`` bytes from ``va``."""
+        out = bytearray()
+        while size > 0:
+            chunk = min(size, layout.PAGE_SIZE - va % layout.PAGE_SIZE)
+            out += self._read_physical(self.to_pa(va, size), chunk, va)
+            va += chunk
+            size -= chunk
+        return bytes(out)
+
+    def write(self, va: int, data: bytes | bytearray) -> None:
+        """Write ``data`` at ``va`` (read-only mappings included: this is the debugger's write)."""
+        position = 0
+        while position < len(data):
+            chunk = min(len(data) - position, layout.PAGE_SIZE - (va + position) % layout.PAGE_SIZE)
+            pa = self.to_pa(va + position, chunk)
+            if pa not in self._ram:
+                raise GuestFault(va + position, chunk)
+            self._ram.write(pa, data[position : position + chunk])
+            position += chunk
+
+    def _read_physical(self, pa: int, size: int, va: int) -> bytes:
+        if pa not in self._ram:
+            raise GuestFault(va, size)
+        return self._ram.read(pa, size)
+
+    def read_u64(self, va: int) -> int:
+        """The 64-bit value at ``va``."""
+        if va & 7:
+            return int.from_bytes(self.read(va, 8), "little")
+        pa = self.to_pa(va, 8)
+        if pa not in self._ram:
+            raise GuestFault(va, 8)
+        return self._ram.read_u64(pa)
+
+    def read_u32(self, va: int) -> int:
+        """The 32-bit value at ``va``."""
+        return int.from_bytes(self.read(va, 4), "little")
+
+    def write_u64(self, va: int, value: int) -> None:
+        """Store 64 bits at ``va``."""
+        self.write(va, (value & (1 << 64) - 1).to_bytes(8, "little"))
+
+    def write_u32(self, va: int, value: int) -> None:
+        """Store 32 bits at ``va``."""
+        self.write(va, (value & 0xFFFF_FFFF).to_bytes(4, "little"))
+
+    def read_cstr(self, va: int, limit: int = 1 << 16) -> bytes:
+        """The string at ``va`` without its NUL, ``limit`` bytes at most."""
+        out = bytearray()
+        while len(out) < limit:
+            chunk = self.read(va, min(layout.PAGE_SIZE - va % layout.PAGE_SIZE, limit - len(out)))
+            end = chunk.find(0)
+            if end >= 0:
+                out += chunk[:end]
+                break
+            out += chunk
+            va += len(chunk)
+        return bytes(out)
+
+    # Mappings
+
+    def map(self, va: int, pa: int, size: int, prot: str, guarded: bool = False) -> None:
+        """Map physically contiguous pages at ``va`` with protection ``rx``, ``ro``, ``rw`` or ``device``."""
+        attributes = ATTRIBUTES[prot] | (_GUARDED if guarded and prot == "rx" else 0)
+        self._table.map(va, pa, size, attributes)
+
+    def unmap(self, va: int, size: int) -> None:
+        """Remove a mapping."""
+        self._table.unmap(va, size)
+
+    def reserve_module_area(self, size: int) -> int:
+        """Address space for a module: ``size`` bytes, page aligned, with a guard page behind."""
+        va = self.next_module
+        self.next_module = va + _page_align(size) + layout.PAGE_SIZE
+        if self.next_module > layout.MODULES_END:
+            raise EmulatorError(f"the module area is full: {size:#x} bytes do not fit below {layout.MODULES_END:#x}")
+        return va
+
+    def reserve_vmalloc_area(self, size: int) -> int:
+        """Address space in the vmalloc area, with a guard page behind."""
+        va = self.next_vmalloc
+        self.next_vmalloc = va + _page_align(size) + layout.PAGE_SIZE
+        if self.next_vmalloc > layout.VMALLOC_END:
+            raise EmulatorError("the vmalloc area is full")
+        return va
+
+
+def _page_align(size: int) -> int:
+    return (size + layout.PAGE_SIZE - 1) & ~(layout.PAGE_SIZE - 1)

@@ -1,0 +1,66 @@
+"""The boot from the moment the hypervisor is up: protected modules in order, then deprivilege.
+
+Source: ``pkvm_load_early_modules`` and ``finalize_pkvm`` in ``arch/arm64/kvm/pkvm.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pkvm_emu.elf.module_file import ModuleFile
+from pkvm_emu.kernel.kernel import Kernel
+from pkvm_emu.kernel.modules import ModuleLoadError
+
+#: What a usermode helper's exit status 1 looks like in the kernel's message.
+_MODPROBE_FAILED = 256
+_ENOENT = 2
+
+
+@dataclass(slots=True)
+class ModuleOutcome:
+    """What became of one protected module: ``loaded``, ``failed`` or ``skipped`` (after a failure), and why."""
+
+    name: str
+    status: str
+    reason: str = ""
+    errno: int = 0
+
+
+@dataclass(slots=True)
+class BootReport:
+    """The protected modules in the order of the command line."""
+
+    outcomes: list[ModuleOutcome] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """A protected module did not load: the system is insecure."""
+        return any(outcome.status != "loaded" for outcome in self.outcomes)
+
+
+def boot_protected_modules(
+    kernel: Kernel, names: Sequence[str], files: Mapping[str, ModuleFile], report: BootReport
+) -> None:
+    """Load the protected modules; the first failure ends the list and the boot goes on.
+
+    Args:
+        kernel: the kernel, with the hypervisor up and the host not yet deprivileged.
+        names: the modules, in order.
+        files: where the names are looked up.
+        report: receives what became of each.
+    """
+    for position, name in enumerate(names):
+        file = files.get(name) or files.get(name.replace("-", "_"))
+        try:
+            if file is None:
+                raise ModuleLoadError(f"{name}: no such module was given (-ENOENT)", -_ENOENT)
+            kernel.loader.load(file, kernel.command_line.module_parameters(name))
+            report.outcomes.append(ModuleOutcome(name, "loaded"))
+        except ModuleLoadError as error:
+            report.outcomes.append(ModuleOutcome(name, "failed", f"{error}", error.errno))
+            kernel.log.write(f"Failed to load pkvm module {name}: {_MODPROBE_FAILED}", level=3)
+            report.outcomes.extend(ModuleOutcome(later, "skipped") for later in names[position + 1 :])
+            kernel.log.write(kernel.generation.boot.clear_firmware_message, level=6)
+            return
+

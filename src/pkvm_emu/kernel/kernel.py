@@ -1,0 +1,342 @@
+"""The EL1 kernel: its memory, its log, its symbols, and calls into guest code at EL1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pkvm_emu.abi.generation import Generation
+from pkvm_emu.errors import EmulatorError
+from pkvm_emu.firmware import image as firmware
+from pkvm_emu.kernel import layout
+from pkvm_emu.kernel.address_space import KernelAddressSpace
+from pkvm_emu.kernel.command_line import CommandLine
+from pkvm_emu.kernel.faults import FaultHandler
+from pkvm_emu.kernel.log import KernelLog
+from pkvm_emu.kernel.modules import LoadedModule, ModuleLoader
+from pkvm_emu.kernel.page_allocator import PageAllocator
+from pkvm_emu.kernel.parameters import ModuleParameters
+from pkvm_emu.kernel.symbols import KernelSymbols
+from pkvm_emu.kernel.varargs import RegisterArgs
+from pkvm_emu.kernel.vsprintf import format_text
+from pkvm_emu.kernel.vsprintf_env import FormatEnv
+from pkvm_emu.machine.core import Service
+from pkvm_emu.machine.machine import Machine
+from pkvm_emu.machine.state import State, StateDict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_EL1H_MASKED = 0x3C5
+_NS_PER_SECOND = 1_000_000_000
+#: Every word of the task that compiled code may read its stack canary from holds this (low byte 0, as Linux has it).
+STACK_CANARY = 0x5BD1_E995_C6A4_A700
+_TASK_HEADER_WORDS = 8
+_PID_OF_INIT = 1
+
+
+class KernelFormatEnv(FormatEnv):
+    """What ``printk`` and its kin read from the kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def read(self, va: int, size: int) -> bytes:
+        return self._kernel.memory.read(va, size)
+
+    def read_cstr(self, va: int, limit: int) -> bytes:
+        return self._kernel.memory.read_cstr(va, limit)
+
+    def symbolize(self, va: int) -> str | None:
+        return self._kernel.symbolize(va)
+
+
+class Kernel(State):
+    """A kernel of one generation on one machine.
+
+    Args:
+        machine: the board.
+        generation: which Android branch it is.
+        command_line: its parameters.
+    """
+
+    def __init__(self, machine: Machine, generation: Generation, command_line: CommandLine) -> None:
+        super().__init__(machine.journal, "kernel")
+        self._machine = machine
+        self._generation = generation
+        self._command_line = command_line
+        profile = machine.profile
+        ram = machine.ram
+        self.hyp_reserved = (ram.end - layout.HYP_RESERVED_SIZE) & ~0x1F_FFFF
+        if ram.size >= 1 << 28:
+            # The last MiBs of RAM are taken first by others; the reservation of the recorded machine ends 2 MiB below.
+            self.hyp_reserved -= 2 << 20
+        first_free = profile.ram_base + layout.KIMAGE_OFFSET + layout.KIMAGE_SIZE
+        self._pages = PageAllocator(machine.journal, ram, first_free, self.hyp_reserved)
+        self._memory = KernelAddressSpace(machine, self._pages)
+        self._log = KernelLog(machine.journal, self.uptime_ns)
+        self._format_env = KernelFormatEnv(self)
+        self._firmware = firmware.load("el1")
+        self._el2_preparation: Callable[[LoadedModule], None] = lambda module: None
+        #: Names of symbols for addresses, set by the system.
+        self._symbolize: Callable[[int], str | None] = lambda va: None
+        #: An access made from Python through the CPU is under way: its faults are answers, not crashes.
+        self._in_host_access = False
+        #: ``is_protected_kvm_enabled()``; ``kvm-arm.mode=`` decides.
+        self.protected = True
+        self.deprivileged = False
+        self.tainted: str = ""
+        self.allocations: StateDict[int, int] = StateDict(machine.journal, "kernel.allocations")
+        self._place_image()
+        self._symbols = KernelSymbols(self)
+        self._loader = ModuleLoader(self)
+        self._parameters = ModuleParameters(self)
+        self._faults = FaultHandler(self)
+        scratch = self._pages.alloc_pages(0)
+        assert scratch is not None
+        self._scratch = self._memory.linear_va(scratch)
+
+    # Parts
+
+    @property
+    def machine(self) -> Machine:
+        """The board."""
+        return self._machine
+
+    @property
+    def generation(self) -> Generation:
+        """The Android generation."""
+        return self._generation
+
+    @property
+    def command_line(self) -> CommandLine:
+        """The kernel's parameters."""
+        return self._command_line
+
+    @property
+    def pages(self) -> PageAllocator:
+        """The page allocator."""
+        return self._pages
+
+    @property
+    def memory(self) -> KernelAddressSpace:
+        """The EL1 address space."""
+        return self._memory
+
+    @property
+    def log(self) -> KernelLog:
+        """The kernel log."""
+        return self._log
+
+    @property
+    def symbols(self) -> KernelSymbols:
+        """Exported symbols."""
+        return self._symbols
+
+    @property
+    def loader(self) -> ModuleLoader:
+        """The module loader."""
+        return self._loader
+
+    @property
+    def parameters(self) -> ModuleParameters:
+        """Module parameters."""
+        return self._parameters
+
+    @property
+    def faults(self) -> FaultHandler:
+        """EL1 exceptions."""
+        return self._faults
+
+    # Set-up
+
+    def _place_image(self) -> None:
+        memory, ram, page = self._memory, self._machine.ram, layout.PAGE_SIZE
+        pa, va = memory.image_pa, layout.KIMAGE_VADDR
+        text = self._firmware.code
+        ram.write(pa + layout.IMAGE_TEXT, text)
+        for offset, size, prot in (
+            (layout.IMAGE_TEXT, len(text), "rx"),
+            (layout.IMAGE_STUBS, layout.IMAGE_STUBS_SIZE, "rx"),
+            (layout.IMAGE_DATA, layout.IMAGE_DATA_SIZE, "rw"),
+            (layout.IMAGE_TASKS, layout.TASK_SIZE * self._machine.profile.cpus, "rw"),
+            (layout.IMAGE_PERCPU, layout.PERCPU_SIZE * self._machine.profile.cpus, "rw"),
+        ):
+            memory.map(va + offset, pa + offset, -(-size // page) * page, prot)
+        for cpu in range(self._machine.profile.cpus):
+            stack = self._pages.alloc_pages(2, zero=True)
+            assert stack is not None
+            memory.map(self.stack_top(cpu) - layout.STACK_SIZE, stack, layout.STACK_SIZE, "rw")
+            task = pa + layout.IMAGE_TASKS + cpu * layout.TASK_SIZE
+            for word in range(_TASK_HEADER_WORDS, layout.TASK_SIZE // 8):
+                ram.write_u64(task + word * 8, STACK_CANARY)
+
+    def start_cpu(self, index: int) -> None:
+        """Set the EL1 state of the CPU that is on the engine: MMU, vectors, task, stack; it is left at EL1h, masked."""
+        engine = self._machine.engine
+        self._memory.enable()
+        engine.write("vbar_el1", self.entry("el1_vectors"))
+        engine.write("sp_el0", self.task_va(index))
+        engine.write_sysreg("TPIDR_EL1", index * layout.PERCPU_SIZE)
+        engine.write_sysreg("CPACR_EL1", 3 << 20)
+        engine.write_sysreg("CNTKCTL_EL1", 3)
+        engine.write_sysreg("CNTFRQ_EL0", self._machine.profile.counter_hz)
+        engine.set_pstate(_EL1H_MASKED)
+        engine.write("sp", self.stack_top(index))
+
+    def add_firmware_services(self, handlers: dict[str, Callable[[], None]], in_hook: bool = False) -> None:
+        """Let Python answer EL1 firmware entries by label (the exception vectors)."""
+        for label, handler in handlers.items():
+            self._machine.core.add_service(self.entry(label), Service(label, 1, 0, handler, in_hook))
+
+    def entry(self, label: str) -> int:
+        """Address of a label of the EL1 firmware."""
+        return layout.KIMAGE_VADDR + layout.IMAGE_TEXT + self._firmware.symbols[label]
+
+    def stack_top(self, cpu: int) -> int:
+        """Initial SP of a CPU's kernel stack."""
+        return layout.STACKS_VADDR + (2 * cpu + 2) * layout.STACK_SIZE
+
+    def task_va(self, cpu: int) -> int:
+        """The ``task_struct`` that runs on a CPU (``SP_EL0``)."""
+        return layout.KIMAGE_VADDR + layout.IMAGE_TASKS + cpu * layout.TASK_SIZE
+
+    # Time and identity
+
+    def uptime_ns(self) -> int:
+        """Nanoseconds since boot by the deterministic counter."""
+        return self._machine.core.ticks * _NS_PER_SECOND // self._machine.profile.counter_hz
+
+    @property
+    def pid(self) -> int:
+        """PID of the running task, as ``kvm [PID]:`` prefixes have it."""
+        return _PID_OF_INIT
+
+    def kvm_log(self, text: str, level: int = 3) -> None:
+        """A line of KVM's: ``kvm [1]: text``."""
+        self._log.write(f"kvm [{self.pid}]: {text}", level)
+
+    # Calls into the guest
+
+    def call(self, va: int, *args: int) -> int:
+        """Call an EL1 function of the guest and return its x0; at the top level on a fresh kernel stack."""
+        core = self._machine.core
+        if core.depth == 0:
+            self._machine.engine.write("sp", self.stack_top(self._machine.current.index))
+        return core.call(va, *args)[0]
+
+    def call_s32(self, va: int, *args: int) -> int:
+        """Call a guest function that returns an ``int``."""
+        value = self.call(va, *args) & 0xFFFF_FFFF
+        return value - (1 << 32) if value >> 31 else value
+
+    def hvc(self, *registers: int) -> tuple[int, ...]:
+        """``hvc #0`` from EL1 with x0, x1, ... as given; returns x0..x7 after it."""
+        if len(registers) > 8:
+            raise EmulatorError("an HVC from Python takes x0..x7")
+        full = registers + (0,) * (8 - len(registers))
+        return self._machine.core.call(self.entry("host_hvc"), *full)
+
+    def smc(self, *registers: int) -> tuple[int, ...]:
+        """``smc #0`` from EL1 with x0, x1, ... as given; returns x0..x7 after it."""
+        full = registers + (0,) * (18 - len(registers))
+        return self._machine.core.call(self.entry("host_smc"), *full)
+
+    def access(self, label: str, *registers: int) -> tuple[int, tuple[int, int] | None]:
+        """Run one of the firmware's access entries (``host_load64``, ``host_store8``, ...) at EL1.
+
+        Returns:
+            x0, and ``(ESR, FAR)`` where the access faulted.
+        """
+        self._in_host_access = True
+        self._faults.last_host_fault = None
+        try:
+            value = self._machine.core.call(self.entry(label), *registers)[0]
+        finally:
+            self._in_host_access = False
+        return value, self._faults.last_host_fault
+
+    @property
+    def in_host_access(self) -> bool:
+        """Whether :meth:`access` is running."""
+        return self._in_host_access
+
+    # What the loader asks
+
+    def capability_numbers(self) -> frozenset[int]:
+        """The numbers of the CPU capabilities whose alternatives are applied, for this kernel line."""
+        capabilities = self._generation.capabilities
+        profile = self._machine.profile
+        wanted = {"ALWAYS_SYSTEM": True, "KVM_PROTECTED_MODE": self.protected, "LSE": profile.lse}
+        return frozenset(
+            number for name, number in capabilities.items() if wanted.get(name, False) and number is not None
+        )
+
+    def static_key_enabled(self, key: str, offset: int) -> bool | None:
+        """The state of a kernel static key that a module's code depends on; None where the default stays.
+
+        5.15 asks CPU capabilities so: ``cpu_hwcap_keys`` is an array of 16-byte keys by capability number.
+        """
+        if key == "arm64_const_caps_ready":
+            return True
+        if key == "cpu_hwcap_keys":
+            return offset // 16 in self.capability_numbers()
+        return None
+
+    def describe(self, va: int) -> str:
+        """An EL1 address in words: symbol and offset where there is one."""
+        return self._symbolize(va) or f"{va:#x}"
+
+    def prepare_el2(self, module: LoadedModule) -> None:
+        """Tell the hypervisor model about a module that is about to be mapped at EL2 (its kCFI flavour)."""
+        self._el2_preparation(module)
+
+    def set_el2_preparation(self, prepare: Callable[[LoadedModule], None]) -> None:
+        """Install what :meth:`prepare_el2` calls."""
+        self._el2_preparation = prepare
+
+    def deprivilege(self) -> None:
+        """``__pkvm_prot_finalize`` on every CPU: from here on the host's stage-2 is enforced."""
+        number = self._generation.hypercalls["prot_finalize"]
+        answer = self.hvc(0xC600_0000 | number)
+        if answer[0] or answer[1]:
+            result = answer[1] if not answer[0] else answer[0]
+            self._log.write(self._generation.boot.finalize_error_message.replace("%d", str(result)), level=3)
+            return
+        self.deprivileged = True
+
+    def set_symboliser(self, symbolize: Callable[[int], str | None]) -> None:
+        """Install what names EL1 addresses."""
+        self._symbolize = symbolize
+
+    # What services use
+
+    def scratch_page(self) -> int:
+        """Kernel VA of a page for arguments that live for one call."""
+        return self._scratch
+
+    def scratch_string(self, text: str) -> int:
+        """Kernel VA of a NUL-terminated copy of ``text`` that lives for one call."""
+        data = text.encode("utf-8", "surrogateescape")[: layout.PAGE_SIZE - 1] + b"\0"
+        self._memory.write(self._scratch, data)
+        return self._scratch
+
+    def read_cstr(self, va: int, limit: int = 1 << 16) -> bytes:
+        """A guest string (the calling convention's ``CStr``)."""
+        return self._memory.read_cstr(va, limit)
+
+    def variadic(self, registers: tuple[int, ...], first: int) -> RegisterArgs:
+        """The variadic arguments of the function being called."""
+        return RegisterArgs(registers, first, self._memory.read_u64, self._machine.engine.read("sp"))
+
+    def format(self, fmt: str | bytes, args: object) -> str:
+        """Format as ``printk`` does."""
+        return format_text(fmt, args, self._format_env)  # type: ignore[arg-type]
+
+    @property
+    def format_env(self) -> FormatEnv:
+        """The printf engine's surroundings."""
+        return self._format_env
+
+    def symbolize(self, va: int) -> str | None:
+        """``sym+0x10/0x40 [module]`` for an EL1 address, or None."""
+        return self._symbolize(va)

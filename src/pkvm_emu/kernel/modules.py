@@ -1,0 +1,253 @@
+"""The life of a module in the kernel: placed, linked, patched, initialised, and what it leaves behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pkvm_emu.abi.errno import errno_name
+from pkvm_emu.elf import static_keys
+from pkvm_emu.elf.alternatives import apply_alternatives
+from pkvm_emu.elf.detect import detect_generation_name
+from pkvm_emu.elf.elements import NVHE_PREFIX
+from pkvm_emu.elf.layout import Layout, Region
+from pkvm_emu.elf.link import LinkedImage, link
+from pkvm_emu.elf.module_file import ModuleFile
+from pkvm_emu.elf.symbols import Symboliser
+from pkvm_emu.errors import ModuleError, UsageError
+from pkvm_emu.kernel import layout as kernel_layout
+from pkvm_emu.kernel.page_allocator import MAX_ORDER
+from pkvm_emu.machine.state import Journal, State, StateDict
+
+if TYPE_CHECKING:
+    from pkvm_emu.kernel.kernel import Kernel
+
+PAGE_SIZE = kernel_layout.PAGE_SIZE
+ENOENT, ENOMEM, EEXIST, EINVAL = 2, 12, 17, 22
+
+
+class ModuleLoadError(ModuleError):
+    """A module that did not load.
+
+    Attributes:
+        errno: negative, as the kernel's ``init_module`` system call returns it.
+    """
+
+    def __init__(self, message: str, errno: int) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+class LoadedModule(State):
+    """A module in the kernel.
+
+    Attributes:
+        name: as ``lsmod`` prints it.
+        status: ``coming`` while its init function runs, then ``live``; ``gone`` when init failed.
+        init_result: what its init function returned.
+        token: the module token (hyp VA of the lowest EL2 section), 0 before the EL2 half is loaded.
+        references: pins; a loaded EL2 half holds one for ever.
+        hypercalls: ids of registered hypercalls by the name of their EL2 function (without ``__kvm_nvhe_``).
+    """
+
+    def __init__(self, journal: Journal, file: ModuleFile, image: LinkedImage) -> None:
+        super().__init__(journal)
+        self._file = file
+        self._image = image
+        self._symboliser = Symboliser(image, file.name)
+        self.name = file.name
+        self.status = "coming"
+        self.init_result = 0
+        self.token = 0
+        self.references = 0
+        self.hyp_init = 0
+        self.hypercalls: StateDict[str, int] = StateDict(journal)
+
+    @property
+    def file(self) -> ModuleFile:
+        """The ELF file it came from."""
+        return self._file
+
+    @property
+    def image(self) -> LinkedImage:
+        """Its linked image (EL1 addresses)."""
+        return self._image
+
+    @property
+    def layout(self) -> Layout:
+        """Where its sections are at EL1."""
+        return self._image.layout
+
+    @property
+    def hyp_delta(self) -> int:
+        """EL2 address minus EL1 address of its EL2 sections; 0 before they are loaded."""
+        return self.token - self.layout.hyp_base if self.token else 0
+
+    def symbol(self, name: str) -> int | None:
+        """EL1 address of one of its symbols."""
+        return self._image.symbol_va(name)
+
+    def el2_symbol(self, name: str) -> int | None:
+        """EL2 address of a symbol of the EL2 half, given with or without ``__kvm_nvhe_``."""
+        va = self._image.symbol_va(self._file.hyp_symbol_name(name))
+        return va + self.hyp_delta if va is not None and self.token else None
+
+    def contains(self, va: int) -> bool:
+        """Whether an EL1 address is inside."""
+        return self._image.contains(va)
+
+    def describe(self, va: int) -> str | None:
+        """``symbol+0x10/0x40 [module]`` for an EL1 address inside."""
+        return self._symboliser.format_address(va)
+
+
+class ModuleLoader(State):
+    """Loads modules into a kernel, in the order of the steps of ``kernel/module/main.c``."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel.machine.journal, "kernel.modules")
+        self._kernel = kernel
+        self.modules: StateDict[str, LoadedModule] = StateDict(kernel.machine.journal, "kernel.modules.list")
+
+    def find(self, va: int) -> LoadedModule | None:
+        """The module that an EL1 address belongs to."""
+        for module in self.modules.values():
+            if module.contains(va):
+                return module
+        return None
+
+    def load(self, file: ModuleFile, parameters: list[tuple[str, str | None]] | None = None) -> LoadedModule:
+        """Load a module and run its init function.
+
+        Args:
+            file: the module.
+            parameters: ``(name, value)`` pairs, applied in order before init; None as value is a bare name.
+
+        Raises:
+            ModuleLoadError: with the errno that ``insmod`` would report, and why.
+        """
+        kernel = self._kernel
+        if file.name in self.modules:
+            raise ModuleLoadError(f"{file.name} is loaded already (-EEXIST)", -EEXIST)
+        self._check_generation(file)
+        module = self._place(file)
+        self.modules[module.name] = module
+        try:
+            kernel.machine.core.code_epoch += 1
+            kernel.machine.engine.flush_code()
+            self._apply_parameters(module, parameters or [])
+            result = self._run_init(module)
+        except BaseException:
+            # A run that stopped inside the init function leaves the module for inspection.
+            module.status = "stopped"
+            raise
+        module.init_result = result
+        if result < 0:
+            module.status = "gone"
+            del self.modules[module.name]
+            raise ModuleLoadError(
+                f"{file.name}: its init function returned {result} ({errno_name(result)})", result
+            )
+        module.status = "live"
+        return module
+
+    # Steps
+
+    def _check_generation(self, file: ModuleFile) -> None:
+        found = detect_generation_name(file)
+        wanted = self._kernel.generation.name
+        if found.name is not None and found.name != wanted:
+            self._kernel.log.write(
+                f"{file.name}: built for {found.name} ({found.reason}), running on {wanted}", level=4
+            )
+        if not file.modinfo.get("intree"):
+            if "O" not in self._kernel.tainted:
+                self._kernel.tainted += "O"
+                self._kernel.log.write(f"{file.name}: loading out-of-tree module taints kernel.", level=4)
+
+    def _place(self, file: ModuleFile) -> LoadedModule:
+        kernel = self._kernel
+        base = kernel.memory.next_module
+        layout = Layout.assign(file, base)
+        kernel.memory.reserve_module_area(layout.size)
+        image = link(file, layout, self._resolve(file))
+        self._refuse_unresolved(file, image)
+        self._patch(image)
+        for region in layout.regions:
+            self._map_region(image, region)
+        return LoadedModule(kernel.machine.journal, file, image)
+
+    def _resolve(self, file: ModuleFile):  # type: ignore[no-untyped-def]
+        exporters = list(self.modules.values())
+        dependencies = set(file.depends)
+        missing = [name for name in file.depends if name not in self.modules]
+
+        def resolve(name: str) -> int | None:
+            for module in exporters:
+                if any(export.name == name for export in module.file.exports):
+                    return module.symbol(name)
+            # These only another module can give: a stub would hide a missing dependency.
+            if name.startswith(NVHE_PREFIX) or (missing and dependencies and not self._kernel.symbols.serves(name)):
+                return None
+            return self._kernel.symbols.resolve(name)
+
+        return resolve
+
+    def _refuse_unresolved(self, file: ModuleFile, image: LinkedImage) -> None:
+        strong = [symbol for symbol in image.unresolved if not symbol.is_weak]
+        if not strong:
+            return
+        for symbol in strong:
+            self._kernel.log.write(f"{file.name}: Unknown symbol {symbol.name} (err -2)", level=4)
+        first = strong[0]
+        where = f", used at {first.first_use.text}" if first.first_use else ""
+        waiting = [name for name in file.depends if name not in self.modules]
+        hint = f"; load {', '.join(waiting)} first" if waiting else "; no loaded module exports it"
+        raise ModuleLoadError(f"{file.name}: unknown symbol {first.name}{where} (-ENOENT){hint}", -ENOENT)
+
+    def _patch(self, image: LinkedImage) -> None:
+        kernel = self._kernel
+        capabilities = kernel.capability_numbers()
+        apply_alternatives(image, capabilities.__contains__)
+        for entry in static_keys.static_keys(image):
+            enabled = kernel.static_key_enabled(entry.key, entry.key_offset)
+            if enabled is not None:
+                static_keys.apply_static_key(image, entry.key, enabled, entry.key_offset)
+
+    def _map_region(self, image: LinkedImage, region: Region) -> None:
+        kernel = self._kernel
+        data = image.region_bytes(region)
+        position = 0
+        while position < region.size:
+            pages = (region.size - position) // PAGE_SIZE
+            order = min(pages.bit_length() - 1, MAX_ORDER)
+            pa = kernel.pages.alloc_pages(order)
+            if pa is None:
+                raise ModuleLoadError(f"{image.module.name}: no memory for {region.name} (-ENOMEM)", -ENOMEM)
+            size = PAGE_SIZE << order
+            kernel.machine.ram.write(pa, bytes(data[position : position + size]).ljust(size, b"\0"))
+            kernel.memory.map(
+                region.va + position, pa, size, region.prot, guarded=kernel.machine.profile.bti
+            )
+            position += size
+
+    def _apply_parameters(self, module: LoadedModule, parameters: list[tuple[str, str | None]]) -> None:
+        known = {parameter.name: parameter for parameter in self._kernel.parameters.of(module)}
+        for name, value in parameters:
+            parameter = known.get(name.replace("-", "_"))
+            if parameter is None:
+                self._kernel.log.write(f"{module.name}: unknown parameter '{name}' ignored", level=4)
+                continue
+            result = self._kernel.parameters.set(parameter, value)
+            if result < 0:
+                text = "" if value is None else value
+                self._kernel.log.write(f"{module.name}: `{text}' invalid for parameter `{name}'", level=3)
+                del self.modules[module.name]
+                raise ModuleLoadError(
+                    f"{module.name}: parameter {name}={text} was refused ({errno_name(result)})", result
+                )
+
+    def _run_init(self, module: LoadedModule) -> int:
+        init = module.symbol("init_module")
+        if init is None:
+            raise UsageError(f"{module.file.file_name}: has no init_module, so nothing of it would run")
+        return self._kernel.call_s32(init)

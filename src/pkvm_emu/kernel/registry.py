@@ -1,0 +1,84 @@
+"""Exported kernel symbols served by Python.
+
+A function is served by writing it with annotated parameters and a decorator; a variable by a function that gives its
+first contents:
+
+>>> @kernel_symbol("strlen")
+... def strlen(kernel, s: Ptr) -> int:
+...     return len(kernel.memory.read_cstr(s))
+
+Users add their own the same way, from a file given with ``--kernel``. The registry is per process and filled by importing
+the packages under ``pkvm_emu.kernel.exports``; a kernel copies it when it boots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pkvm_emu.machine.calling import Ptr  # noqa: F401 (the docstring's example)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFunction:
+    """An exported function.
+
+    Attributes:
+        name: the symbol.
+        function: its Python; takes the kernel first.
+        runs_guest: it calls back into guest code, so it is performed by the run loop and not inside the hook.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    runs_guest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KernelVariable:
+    """An exported variable.
+
+    Attributes:
+        name: the symbol.
+        size: bytes.
+        initial: gives its first contents from the kernel; shorter contents are padded with zeros.
+        section: ``data`` (writable) or ``rodata``.
+    """
+
+    name: str
+    size: int
+    initial: Callable[[Any], bytes]
+    section: str = "data"
+
+
+FUNCTIONS: dict[str, KernelFunction] = {}
+VARIABLES: dict[str, KernelVariable] = {}
+
+
+def kernel_symbol(*names: str, runs_guest: bool = False) -> Callable[[F], F]:
+    """Serve one or more exported functions by the decorated one.
+
+    Args:
+        names: the symbols.
+        runs_guest: the function calls guest code (callbacks, hypercalls).
+    """
+
+    def register(function: F) -> F:
+        for name in names:
+            FUNCTIONS[name] = KernelFunction(name, function, runs_guest)
+        return function
+
+    return register
+
+
+def kernel_variable(name: str, size: int, section: str = "data") -> Callable[[F], F]:
+    """Serve an exported variable of ``size`` bytes; the decorated function gives its first contents."""
+
+    def register(function: F) -> F:
+        VARIABLES[name] = KernelVariable(name, size, function, section)
+        return function
+
+    return register

@@ -1,0 +1,113 @@
+"""Linking kernel symbols: exported functions become stubs in the image, exported variables get their place in its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pkvm_emu.arch.insn import hvc, ret
+from pkvm_emu.errors import EmulatorError, ModuleError
+from pkvm_emu.kernel import layout, registry
+from pkvm_emu.machine.calling import bind
+from pkvm_emu.machine.core import SERVICE_IMMEDIATE, Service
+from pkvm_emu.machine.state import State, StateDict
+
+if TYPE_CHECKING:
+    from pkvm_emu.kernel.kernel import Kernel
+
+STUB_SIZE = 16
+
+
+class UnservedSymbol(ModuleError):
+    """The module called an exported kernel function that nothing here serves."""
+
+
+class KernelSymbols(State):
+    """The kernel's exports, as far as somebody asked for them.
+
+    A stub is 16 bytes: a kCFI type id, ``hvc``, ``ret``, padding; the symbol's address is that of the ``hvc``. Stubs are made in
+    the order in which symbols are first linked, so their addresses depend on the modules and nothing else.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel.machine.journal, "kernel.symbols")
+        self._kernel = kernel
+        self._functions = dict(registry.FUNCTIONS)
+        self._variables = dict(registry.VARIABLES)
+        self.next_stub = layout.KIMAGE_VADDR + layout.IMAGE_STUBS
+        self.next_data = layout.KIMAGE_VADDR + layout.IMAGE_DATA
+        self.addresses: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.symbols.addresses")
+        self.sizes: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.symbols.sizes")
+        #: Symbols that were linked to a stub which stops the run when it is called.
+        self.unserved: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.symbols.unserved")
+
+    def serves(self, name: str) -> bool:
+        """Whether there is Python behind ``name``."""
+        return name in self._functions or name in self._variables
+
+    def resolve(self, name: str) -> int:
+        """The address of an exported symbol; makes its stub or its storage on first use.
+
+        A name that nothing serves gets a stub too: calling it stops the run with its name, caller and arguments.
+        """
+        address = self.addresses.get(name)
+        if address is not None:
+            return address
+        if name in self._variables:
+            address = self._place_variable(self._variables[name])
+        elif name in self._functions:
+            function = self._functions[name]
+            nargs, call = bind(function.function, self._kernel)
+            address = self._place_stub(name, nargs, call, in_hook=not function.runs_guest)
+        else:
+            address = self._place_stub(name, 8, self._stop_at(name), in_hook=True)
+            self.unserved[name] = address
+        self.addresses[name] = address
+        return address
+
+    def provide(self, name: str, function: Callable[..., Any], runs_guest: bool = False) -> None:
+        """Serve ``name`` by ``function`` from now on in this kernel only (``--kernel FILE``, tests)."""
+        self._functions[name] = registry.KernelFunction(name, function, runs_guest)
+
+    def read_variable(self, name: str) -> int:
+        """The first eight bytes of an exported variable, as a number."""
+        return self._kernel.memory.read_u64(self.resolve(name))
+
+    def _place_stub(self, name: str, nargs: int, call: Callable[..., Any], in_hook: bool) -> int:
+        start = self.next_stub
+        if start + STUB_SIZE > layout.KIMAGE_VADDR + layout.IMAGE_STUBS + layout.IMAGE_STUBS_SIZE:
+            raise EmulatorError(f"no room for a stub of {name}: too many kernel symbols are in use")
+        kernel = self._kernel
+        words = (0, hvc(SERVICE_IMMEDIATE), ret(), 0)
+        kernel.machine.ram.write(
+            kernel.memory.to_pa(start), b"".join(word.to_bytes(4, "little") for word in words)
+        )
+        self.next_stub = start + STUB_SIZE
+        address = start + 4
+        kernel.machine.core.add_service(address, Service(name, 1, nargs, call, in_hook))
+        self.sizes[name] = 8
+        return address
+
+    def _place_variable(self, variable: registry.KernelVariable) -> int:
+        address = (self.next_data + 63) & ~63
+        self.next_data = address + variable.size
+        if self.next_data > layout.KIMAGE_VADDR + layout.IMAGE_DATA + layout.IMAGE_DATA_SIZE:
+            raise EmulatorError(f"no room for {variable.name} in the kernel's data")
+        # The address has to be known before the contents are made: a variable may point at itself.
+        self.addresses[variable.name] = address
+        self.sizes[variable.name] = variable.size
+        contents = variable.initial(self._kernel)
+        self._kernel.memory.write(address, contents[: variable.size])
+        return address
+
+    def _stop_at(self, name: str) -> Callable[..., None]:
+        def stop(*registers: int) -> None:
+            kernel = self._kernel
+            caller = kernel.machine.engine.read("x30") - 4
+            arguments = ", ".join(f"x{index}={value:#x}" for index, value in enumerate(registers))
+            raise UnservedSymbol(
+                f"{kernel.machine.core.describe(caller, 1)} calls {name}(), which this kernel does not serve ({arguments}); "
+                f"serve it from Python with --kernel FILE"
+            )
+
+        return stop

@@ -1,0 +1,282 @@
+"""The run loop: exceptions to vectors, service stubs to Python, and the ways a run can end.
+
+A *service* is Python behind a two-instruction stub in guest memory (``hvc #imm; ret`` with an immediate from 0x8000 up).
+Only an HVC at a registered address and at the registered exception level is a service; every other HVC, whatever its
+immediate, is the guest's own and goes to the vectors. A service that only computes is answered inside the interrupt
+hook; one that has to run guest code leaves the hook and is performed by the run loop, which may recurse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pkvm_emu.errors import ModuleError
+from pkvm_emu.machine.engine import INTNO_HVC, INTNO_SMC, INTNO_UDEF, BusError, Engine
+from pkvm_emu.machine.exceptions import EC_PAC_TRAP, EC_SHIFT, ExceptionEntry, Taken
+from pkvm_emu.machine.watchdog import Watchdog
+
+SERVICE_IMMEDIATE = 0x8000
+STUB_ARGS = 8
+_MASK64 = (1 << 64) - 1
+_ABORT_CLASSES = frozenset((0x20, 0x21, 0x24, 0x25))
+_TICKS_PER_EVENT = 64
+
+ServiceResult = int | tuple[int, ...] | None
+
+
+class Stuck(ModuleError):
+    """The guest cannot go on: an endless loop, a WFI that nothing ends, a lock that nobody frees, or a spent budget."""
+
+
+@dataclass(slots=True, frozen=True)
+class Service:
+    """Python behind a stub.
+
+    Attributes:
+        name: for traces and messages (an op, a kernel symbol, a firmware entry).
+        el: the exception level that may call it.
+        nargs: how many of x0..x7 the function takes.
+        function: called with ``nargs`` integers; returns x0, or a tuple for x0, x1, ..., or None to leave them.
+        in_hook: answered inside the interrupt hook; False for functions that run guest code.
+    """
+
+    name: str
+    el: int
+    nargs: int
+    function: Callable[..., ServiceResult]
+    in_hook: bool = True
+
+
+class Core:
+    """Runs one engine: the interrupt hook, the services and the run loop.
+
+    Args:
+        engine: the CPU.
+        smc: the EL3 firmware model: called with x0..x17 for an SMC that reaches EL3, returns the new x0...
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.entry = ExceptionEntry(engine)
+        self.services: dict[int, Service] = {}
+        self.exit_stubs: dict[int, int] = {}
+        #: Ticks of the deterministic counter; advanced by a fixed amount per exception, service and counter read.
+        self.ticks = 0
+        self.exceptions = 0
+        self.code_epoch = 0
+        self.depth = 0
+        self.on_exception: Callable[[Taken], None] | None = None
+        self.on_service: Callable[[Service, tuple[int, ...]], None] | None = None
+        self.on_smc: Callable[[], None] | None = None
+        #: Turns an address into words for messages; the system replaces it by its symboliser.
+        self.describe: Callable[[int, int], str] = lambda va, el: f"EL{el} {va:#x}"
+        self.exception_budget = 20_000_000
+        self.repeat_limit = 1_000
+        self.instruction_budget: int | None = None
+        self._abort_repeats = 0
+        self._last_abort: tuple[int, int, int] | None = None
+        self._pending: Service | None = None
+        self._error: BaseException | None = None
+        self._exit = False
+        self._flush = False
+        self._args = engine.batch(*[f"x{n}" for n in range(STUB_ARGS)], "pc", "pstate")
+        self._results = tuple(engine.batch(*[f"x{i}" for i in range(n)]) for n in range(STUB_ARGS + 1))
+        self._frame = engine.batch(*[f"x{n}" for n in range(31)], "sp", "nzcv", "pc")
+        self.watchdog = Watchdog()
+        engine.set_interrupt_handler(self._interrupt)
+        engine.set_cache_handler(self._maintain_cache)
+
+    # The hook
+
+    def _interrupt(self, _handle: Any, intno: int, _user: Any) -> None:
+        # Exceptions must not leave a foreign callback: they are parked and raised again by the run loop.
+        try:
+            engine = self.engine
+            engine.save_exception()
+            record = engine.exception
+            syndrome = record[0]
+            self.ticks += _TICKS_PER_EVENT
+            if intno == INTNO_HVC:
+                if syndrome & SERVICE_IMMEDIATE:
+                    values = self._args.read()
+                    service = self.services.get(values[8])
+                    if service is not None and values[9] >> 2 & 3 == service.el:
+                        self._serve(service, values)
+                        return
+            elif intno == INTNO_SMC:
+                if self.on_smc is not None:
+                    self.on_smc()
+                return
+            elif intno == INTNO_UDEF and syndrome == 0 and record[4] == 2:
+                # A trapped pointer-authentication instruction loses its syndrome in the engine.
+                syndrome = EC_PAC_TRAP << EC_SHIFT | 1 << 25
+            target = record[4]
+            self.take_exception(2 if target > 2 else target or 1, intno, syndrome, record[2] | record[3] << 32)
+        except BaseException as error:
+            self._error = error
+            self.engine.stop()
+
+    def take_exception(self, target_el: int, intno: int, syndrome: int, fault_va: int, vector: int = 0) -> None:
+        """Enter ``target_el``; counts the exception and notices a fault that is retried for ever."""
+        taken = self.entry.take(target_el, intno, syndrome, fault_va, vector)
+        self.exceptions += 1
+        if syndrome >> EC_SHIFT in _ABORT_CLASSES:
+            abort = (taken.pc, syndrome, fault_va)
+            if abort != self._last_abort:
+                self._last_abort = abort
+                self._abort_repeats = 0
+            else:
+                self._abort_repeats += 1
+                if self._abort_repeats >= self.repeat_limit:
+                    where = self.describe(taken.pc, taken.source_el)
+                    raise Stuck(
+                        f"the same abort was taken {self.repeat_limit} times in a row at {where}: ESR_EL{target_el} "
+                        f"{syndrome:#x}, FAR {fault_va:#x}; its handler returns without repairing it"
+                    )
+        if self.on_exception is not None:
+            self.on_exception(taken)
+
+    def _serve(self, service: Service, values: Any) -> None:
+        if self.on_service is not None:
+            self.on_service(service, tuple(values[: service.nargs]))
+        if service.in_hook:
+            result = service.function(*values[: service.nargs])
+            if result is not None:
+                self._write_result(result)
+        else:
+            self._pending = service
+            self.engine.stop()
+
+    def _write_result(self, result: int | tuple[int, ...]) -> None:
+        if isinstance(result, tuple):
+            batch = self._results[len(result)]
+            for index, value in enumerate(result):
+                batch.values[index] = value & _MASK64
+        else:
+            batch = self._results[1]
+            batch.values[0] = result & _MASK64
+        batch.write()
+
+    def _maintain_cache(self, op1: int, crn: int, crm: int, value: int) -> None:
+        # The engine does not see code that is written through another mapping of the same page.
+        try:
+            if crn == 7 and crm == 5 and op1 == 3:
+                line = value & ~63
+                self.code_epoch += 1
+                self.engine.forget_code(line, line + 64)
+            elif crn == 7 and crm in (1, 5) and op1 == 0:
+                self.code_epoch += 1
+                self._flush = True
+                self.engine.stop()
+        except BaseException as error:
+            self._error = error
+            self.engine.stop()
+
+    # Services
+
+    def add_service(self, stub_va: int, service: Service) -> None:
+        """Let the ``hvc`` at ``stub_va`` call ``service``."""
+        self.services[stub_va + 4] = service
+
+    def add_exit(self, stub_va: int, el: int) -> None:
+        """Make the ``hvc`` at ``stub_va`` the return address of calls made from Python at ``el``."""
+
+        def leave() -> None:
+            self._exit = True
+            self.engine.stop()
+
+        self.exit_stubs[el] = stub_va
+        self.add_service(stub_va, Service(f"return to Python from EL{el}", el, 0, leave))
+
+    # Running
+
+    @property
+    def el(self) -> int:
+        """The current exception level."""
+        return self.engine.read("pstate") >> 2 & 3
+
+    def call(self, va: int, *args: int) -> tuple[int, ...]:
+        """Call guest code at the current exception level and return its x0..x7.
+
+        Args:
+            va: entry address in the current regime.
+            args: x0, x1, ...
+
+        The caller's general registers, SP and flags are unchanged afterwards; system registers keep what the callee did.
+        """
+        engine = self.engine
+        frame = self._frame
+        saved = frame.read()[:]
+        values = frame.values
+        values[: len(args)] = [a & _MASK64 for a in args]
+        values[30] = self.exit_stubs[self.el]
+        frame.write()
+        self.run(va)
+        results = tuple(self._args.read()[:STUB_ARGS])
+        values[:] = saved
+        frame.write()
+        engine.write("pc", saved[33])
+        return results
+
+    def run(self, pc: int) -> None:
+        """Run from ``pc`` until the guest returns to the exit stub.
+
+        Raises:
+            Stuck: the guest cannot go on.
+            BusError: an access to physical memory that does not exist.
+            BaseException: whatever a service raised.
+        """
+        engine = self.engine
+        limit = self.exceptions + self.exception_budget
+        self.depth += 1
+        try:
+            while True:
+                stuck = self._start(pc)
+                if self._error is not None:
+                    error, self._error = self._error, None
+                    raise error
+                pc = engine.read("pc")
+                if self._pending is not None:
+                    service, self._pending = self._pending, None
+                    result = service.function(*self._args.read()[: service.nargs])
+                    if result is not None:
+                        self._write_result(result)
+                elif self._exit:
+                    self._exit = False
+                    return
+                elif self._flush:
+                    self._flush = False
+                    engine.flush_code()
+                elif stuck is not None:
+                    raise Stuck(stuck)
+                else:
+                    raise Stuck(f"WFI at {self.describe(pc - 4, self.el)} with nothing to wake the CPU")
+                if self.exceptions > limit:
+                    raise Stuck(
+                        f"{self.exception_budget} exceptions without coming to an end, the last at "
+                        f"{self.describe(pc, self.el)}"
+                    )
+        finally:
+            self.depth -= 1
+
+    def _start(self, pc: int) -> str | None:
+        """Run until the engine stops; the reason where it is that the guest makes no progress."""
+        try:
+            if self.instruction_budget is not None:
+                return self.watchdog.counted(self, pc)
+            return self.watchdog.guarded(self, pc)
+        except BusError as error:
+            where = self.describe(self.engine.read("pc"), self.el)
+            raise BusError(f"{where} reaches a physical address without RAM or device ({error})") from error
+
+    def fetch(self, va: int) -> int | None:
+        """The instruction word at ``va`` in the current regime, or None where nothing is mapped."""
+        pa = self.engine.translate(va)
+        return self.engine.ram.read_u32(pa) if pa is not None and pa in self.engine.ram else None
+
+    @property
+    def has_event(self) -> bool:
+        """Something other than the watchdog made the engine stop."""
+        return self._pending is not None or self._exit or self._flush or self._error is not None

@@ -1,0 +1,345 @@
+"""The one place that talks to Unicorn: registers, memory map, hooks, start and stop.
+
+One ``Uc`` instance (``UC_CPU_ARM64_MAX``, native TLB) models both exception levels. What Unicorn leaves out is exception
+*entry*: every synchronous exception arrives at the interrupt callback given to :meth:`Engine.set_interrupt_handler`,
+with the syndrome in :attr:`Engine.exception`.
+
+Registers that are used on every exception go through :class:`RegisterBatch` (one foreign call for many registers,
+nothing allocated); everything else through the plain accessors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# Unicorn prints a warning for each system register that it does not know unless told otherwise.
+os.environ.setdefault("UC_IGNORE_REG_BREAK", "1")
+
+import unicorn
+from unicorn import arm64_const as uc_arm64
+from unicorn import unicorn_const as uc_const
+from unicorn.unicorn_py3.unicorn import uclib
+
+from pkvm_emu.arch.sysreg import sysreg
+from pkvm_emu.errors import EmulatorError, ModuleError
+from pkvm_emu.machine.memory import GuestRam
+
+INTNO_UDEF, INTNO_SVC, INTNO_PABT, INTNO_DABT = 1, 2, 3, 4
+INTNO_BRK, INTNO_HVC, INTNO_HYP_TRAP, INTNO_SMC = 7, 11, 12, 13
+
+_MASK64 = (1 << 64) - 1
+_HVC = 0xD4000002
+_NATIVE = {
+    **{f"x{n}": getattr(uc_arm64, f"UC_ARM64_REG_X{n}") for n in range(31)},
+    "sp": uc_arm64.UC_ARM64_REG_SP,
+    "pc": uc_arm64.UC_ARM64_REG_PC,
+    "pstate": uc_arm64.UC_ARM64_REG_PSTATE,
+    "nzcv": uc_arm64.UC_ARM64_REG_NZCV,
+    "fpcr": uc_arm64.UC_ARM64_REG_FPCR,
+    "fpsr": uc_arm64.UC_ARM64_REG_FPSR,
+    **{f"sp_el{n}": getattr(uc_arm64, f"UC_ARM64_REG_SP_EL{n}") for n in range(4)},
+    **{
+        f"{kind}_el{n}": getattr(uc_arm64, f"UC_ARM64_REG_{kind.upper()}_EL{n}")
+        for kind in ("elr", "esr", "far", "vbar")
+        for n in (1, 2)
+    },
+}
+
+_INTERRUPT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+
+
+class BusError(ModuleError):
+    """The guest reached a physical address where there is neither RAM nor a device."""
+
+
+class _CpReg(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_uint32) for n in ("crn", "crm", "op0", "op1", "op2")] + [("val", ctypes.c_uint64)]
+
+
+_SYS_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_uint32, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_CpReg), ctypes.c_void_p
+)
+_CODE_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
+
+
+class RegisterBatch:
+    """A fixed list of registers that is read or written by one call; the order of names is the order of writes.
+
+    Args:
+        engine: whose registers.
+        names: lower-case names for general and special registers (``x0``, ``sp``, ``elr_el2``), upper-case Arm names
+            for system registers reached by encoding (``SPSR_EL2``).
+    """
+
+    __slots__ = ("_count", "_handle", "_ids", "_pointers", "cp", "values")
+
+    def __init__(self, engine: Engine, names: Sequence[str]) -> None:
+        count = len(names)
+        self._handle = engine.handle
+        self._count = count
+        self.values = (ctypes.c_uint64 * count)()
+        self.cp: dict[int, _CpReg] = {}
+        self._ids = (ctypes.c_int * count)()
+        self._pointers = (ctypes.c_void_p * count)()
+        base = ctypes.addressof(self.values)
+        for index, name in enumerate(names):
+            native = _NATIVE.get(name)
+            if native is not None:
+                self._ids[index] = native
+                self._pointers[index] = base + 8 * index
+            else:
+                crn, crm, op0, op1, op2 = sysreg(name).key
+                cell = _CpReg(crn, crm, op0, op1, op2, 0)
+                self.cp[index] = cell
+                self._ids[index] = uc_arm64.UC_ARM64_REG_CP_REG
+                self._pointers[index] = ctypes.addressof(cell)
+
+    def read(self) -> Any:
+        """Read all registers; the returned array is the batch's own and holds until the next call."""
+        uclib.uc_reg_read_batch(self._handle, self._ids, self._pointers, self._count)
+        return self.values
+
+    def snapshot(self) -> tuple[int, ...]:
+        """Read all registers and return them as plain integers."""
+        values = self.read()
+        return tuple(int(self.cp[i].val) if i in self.cp else int(values[i]) for i in range(self._count))
+
+    def write(self) -> None:
+        """Write all registers from :attr:`values` (and :attr:`cp` cells), in order."""
+        uclib.uc_reg_write_batch(self._handle, self._ids, self._pointers, self._count)
+
+
+class Engine:
+    """An AArch64 core with EL1 and EL2 over one block of RAM.
+
+    Args:
+        ram: the guest's physical memory; Unicorn executes from it in place.
+    """
+
+    _exception_offset: int | None = None
+
+    def __init__(self, ram: GuestRam) -> None:
+        self.ram = ram
+        self._uc = uc = unicorn.Uc(uc_const.UC_ARCH_ARM64, uc_const.UC_MODE_ARM)
+        uc.ctl_set_cpu_model(uc_arm64.UC_CPU_ARM64_MAX)
+        uc.mem_map_ptr(ram.base, ram.size, uc_const.UC_PROT_ALL, ram.host_address)
+        self.handle = uc._uch
+        self._hooks: dict[int, Any] = {}
+        # Non-secure, EL2 64-bit, HVC enabled, pointer authentication not trapped to EL3.
+        self.write_sysreg("SCR_EL3", 0x30531)
+        # EL1 must be AArch64 before anything else: QEMU forms AArch32 fault codes otherwise.
+        self.write_sysreg("HCR_EL2", 1 << 31)
+        self._hcr = RegisterBatch(self, ("HCR_EL2",))
+        self._context = uc.context_save()
+        self._context_handle = self._context.context
+        self._interrupt: Any = None
+        self._interrupt_hook: Any = None
+        if Engine._exception_offset is None:
+            Engine._exception_offset = self._find_exception_offset()
+        #: syndrome, (unused), fault VA low, fault VA high, target EL of the exception now being delivered.
+        self.exception = (ctypes.c_uint32 * 5).from_address(self._context._context.value + Engine._exception_offset)
+
+    # Registers
+
+    def read(self, name: str) -> int:
+        """A general or special register (``x0``..``x30``, ``sp``, ``pc``, ``pstate``, ``elr_el2``, ...)."""
+        return int(self._uc.reg_read(_NATIVE[name]))
+
+    def write(self, name: str, value: int) -> None:
+        """Write a general or special register."""
+        self._uc.reg_write(_NATIVE[name], value & _MASK64)
+
+    def read_sysreg(self, name: str) -> int:
+        """A system register by its Arm name; unknown to the CPU model reads 0."""
+        return int(self._uc.reg_read(uc_arm64.UC_ARM64_REG_CP_REG, sysreg(name).key))
+
+    def write_sysreg(self, name: str, value: int) -> None:
+        """Write a system register by its Arm name."""
+        self._uc.reg_write(uc_arm64.UC_ARM64_REG_CP_REG, (*sysreg(name).key, value & _MASK64))
+
+    def set_pstate(self, value: int) -> None:
+        """Set PSTATE, exception level included, and make the engine derive its internal flags again."""
+        self.write("pstate", value)
+        self.write_sysreg("SCR_EL3", self.read_sysreg("SCR_EL3"))
+
+    def batch(self, *names: str) -> RegisterBatch:
+        """A :class:`RegisterBatch` over ``names``."""
+        return RegisterBatch(self, names)
+
+    # Running
+
+    def start(self, pc: int, count: int = 0) -> None:
+        """Run from ``pc`` until something stops it; ``count`` instructions at most where it is not 0.
+
+        Raises:
+            BusError: an access to a physical address where there is neither RAM nor a device; PC is the instruction.
+        """
+        try:
+            self._uc.emu_start(pc, 0, 0, count)
+        except unicorn.UcError as error:
+            raise BusError(str(error)) from error
+
+    def translate(self, va: int) -> int | None:
+        """The physical address of ``va`` in the current regime (both stages), or None where it does not translate."""
+        pa = ctypes.c_uint64()
+        status = uclib.uc_vmem_translate(
+            ctypes.c_void_p(self.handle.value if hasattr(self.handle, "value") else self.handle),
+            ctypes.c_uint64(va), ctypes.c_uint32(uc_const.UC_PROT_READ), ctypes.byref(pa),
+        )
+        return int(pa.value) if status == uc_const.UC_ERR_OK else None
+
+    def stop(self) -> None:
+        """Make :meth:`start` return (callable from hooks and from another thread)."""
+        self._uc.emu_stop()
+
+    def save_exception(self) -> None:
+        """Make :attr:`exception` hold what the CPU recorded for the exception being delivered."""
+        uclib.uc_context_save(self.handle, self._context_handle)
+
+    # Translation caches
+
+    def flush_tlb(self) -> None:
+        """Forget cached translations; needed after page tables are written from Python."""
+        self._uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
+
+    def flush_code(self) -> None:
+        """Forget all translated code. Not from inside a code, memory or SYS hook."""
+        self._uc.ctl_flush_tb()
+
+    def forget_code(self, start: int, end: int) -> None:
+        """Forget translated code of a VA range in the current regime (safe inside hooks)."""
+        self._uc.ctl_remove_cache(start, end)
+
+    # Contexts
+
+    def save_context(self) -> Any:
+        """All registers of the CPU, as an opaque value."""
+        return self._uc.context_save()
+
+    def update_context(self, context: Any) -> None:
+        """Save all registers into an existing context."""
+        self._uc.context_update(context)
+
+    def restore_context(self, context: Any) -> None:
+        """Bring all registers back. The virtual interrupt lines follow HCR_EL2, which is written again for that."""
+        self._uc.context_restore(context)
+        self._hcr.read()
+        self._hcr.write()
+
+    # Hooks
+
+    def set_interrupt_handler(self, handler: Callable[[Any, int, Any], None]) -> None:
+        """Call ``handler(handle, intno, user)`` for every synchronous exception. It must not raise."""
+        if self._interrupt_hook is not None:
+            uclib.uc_hook_del(self.handle, self._interrupt_hook)
+        self._interrupt = _INTERRUPT_CALLBACK(handler)
+        self._interrupt_hook = self._hook(uc_const.UC_HOOK_INTR, self._interrupt)
+
+    def set_cache_handler(self, handler: Callable[[int, int, int, int], None]) -> None:
+        """Call ``handler(op1, crn, crm, value)`` for each SYS instruction (cache and TLB maintenance)."""
+
+        def callback(_handle: Any, _reg: int, cell: Any, _user: Any) -> int:
+            reg = cell.contents
+            handler(reg.op1, reg.crn, reg.crm, reg.val)
+            return 0
+
+        function = _SYS_CALLBACK(callback)
+        self._hook(uc_const.UC_HOOK_INSN, function, uc_arm64.UC_ARM64_INS_SYS)
+
+    def hook_counter_read(self, va: int, handler: Callable[[], int]) -> None:
+        """Give the MRS at ``va`` the value of ``handler()`` instead of the host's clock."""
+
+        def callback(_handle: Any, reg: int, cell: Any, _user: Any) -> int:
+            # The hook outlives the code it was made for: another instruction may be at this address by now.
+            register = cell.contents
+            if (register.op0, register.op1, register.crn, register.crm) != (3, 3, 14, 0):
+                return 0
+            self._uc.reg_write(reg, handler())
+            return 1
+
+        function = _SYS_CALLBACK(callback)
+        self._hook(uc_const.UC_HOOK_INSN, function, uc_arm64.UC_ARM64_INS_MRS, begin=va, end=va)
+
+    def hook_code(self, begin: int, end: int, handler: Callable[[int], None]) -> int:
+        """Call ``handler(pc)`` before each instruction of a VA range; returns the hook for :meth:`unhook`."""
+
+        def callback(_handle: Any, pc: int, _size: int, _user: Any) -> None:
+            handler(pc)
+
+        hook = self._hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(callback), begin=begin, end=end)
+        self.flush_code()
+        return hook
+
+    def hook_blocks(self, handler: Callable[[int, int], None]) -> int:
+        """Call ``handler(pc, size)`` at the start of each translated block (size in bytes)."""
+
+        def callback(_handle: Any, pc: int, size: int, _user: Any) -> None:
+            handler(pc, size)
+
+        hook = self._hook(uc_const.UC_HOOK_BLOCK, _CODE_CALLBACK(callback))
+        self.flush_code()
+        return hook
+
+    def unhook(self, hook: int) -> None:
+        """Remove a hook."""
+        uclib.uc_hook_del(self.handle, ctypes.c_size_t(hook))
+        self._hooks.pop(hook, None)
+        self.flush_code()
+
+    def map_mmio(
+        self, base: int, size: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
+    ) -> None:
+        """Map a device: ``read(offset, size) -> value`` and ``write(offset, size, value)``, size in bytes.
+
+        A 64-bit access arrives as two of 32 bits; the PC is not exact inside the callbacks.
+        """
+        self._uc.mmio_map(
+            base,
+            size,
+            lambda _uc, offset, width, _data: read(offset, width),
+            None,
+            lambda _uc, offset, width, value, _data: write(offset, width, value),
+            None,
+        )
+
+    def _hook(self, kind: int, function: Any, *extra: int, begin: int = 1, end: int = 0) -> int:
+        hook = ctypes.c_size_t()
+        status = uclib.uc_hook_add(
+            self.handle, ctypes.byref(hook), kind, function, None, ctypes.c_uint64(begin), ctypes.c_uint64(end), *extra
+        )
+        if status != uc_const.UC_ERR_OK:
+            raise EmulatorError(f"Unicorn refused a hook of kind {kind:#x}: error {status}")
+        self._hooks[int(hook.value)] = function
+        return int(hook.value)
+
+    def _find_exception_offset(self) -> int:
+        """Where the register context holds the exception record: it is reachable in no other way.
+
+        Two HVCs with different immediates are run; the record is where both syndromes appear.
+        """
+        found: set[int] | None = None
+        seen = b""
+
+        def capture(_handle: Any, _intno: int, _user: Any) -> None:
+            nonlocal seen
+            self.save_exception()
+            seen = ctypes.string_at(self._context._context.value, self._context._size)
+            self.stop()
+
+        self.set_interrupt_handler(capture)
+        for imm in (0x1357, 0x2468):
+            self.ram.write_u32(self.ram.base, _HVC | imm << 5)
+            self.flush_code()
+            self.set_pstate(0x3C5)
+            self.start(self.ram.base)
+            syndrome = (0x5A000000 | imm).to_bytes(4, "little")
+            hits = {i for i in range(0, len(seen) - 4, 4) if seen[i : i + 4] == syndrome}
+            found = hits if found is None else found & hits
+        self.ram.write_u32(self.ram.base, 0)
+        self.flush_code()
+        if not found or len(found) != 1:
+            raise EmulatorError("this build of Unicorn keeps its exception record elsewhere: use unicorn 2.1.4")
+        return found.pop()

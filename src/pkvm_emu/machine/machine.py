@@ -1,0 +1,108 @@
+"""The machine: one engine, its RAM, its CPUs, the run loop, and the state that snapshots bring back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pkvm_emu.errors import UsageError
+from pkvm_emu.machine.core import Core
+from pkvm_emu.machine.engine import Engine
+from pkvm_emu.machine.memory import make_ram
+from pkvm_emu.machine.profile import MachineProfile
+from pkvm_emu.machine.snapshot import SnapshotTree
+from pkvm_emu.machine.state import Journal
+
+_MIB = 1 << 20
+
+
+class Cpu:
+    """What belongs to one CPU: its number, and its registers while another CPU is on the engine.
+
+    Attributes:
+        index: 0, 1, ...
+        mpidr: MPIDR_EL1.
+        context: the saved registers; None before the CPU ran first.
+    """
+
+    __slots__ = ("_engine", "context", "index", "mpidr")
+
+    def __init__(self, index: int, engine: Engine) -> None:
+        self.index = index
+        self.mpidr = 0x8000_0000 | index
+        self.context: Any = None
+        self._engine = engine
+
+    def save(self) -> None:
+        """Save the engine's registers as this CPU's."""
+        self.context = self._engine.save_context()
+
+    def save_copy(self) -> Any:
+        """The saved registers, in a context that later saves do not overwrite."""
+        return self.context
+
+
+class Machine:
+    """One emulated board.
+
+    Args:
+        profile: features and sizes.
+
+    Raises:
+        UsageError: a RAM size or a number of CPUs that cannot be.
+    """
+
+    def __init__(self, profile: MachineProfile | None = None) -> None:
+        self.profile = profile = profile or MachineProfile()
+        if profile.ram_size < 64 * _MIB or profile.ram_size % (2 * _MIB) or profile.ram_base % (2 * _MIB):
+            raise UsageError(f"RAM of {profile.ram_size:#x} bytes: it must be a multiple of 2 MiB, 64 MiB at least")
+        if not 1 <= profile.cpus <= 8:
+            raise UsageError(f"{profile.cpus} CPUs: the machine has 1 to 8")
+        self.journal = Journal()
+        self.ram = make_ram(profile.ram_base, profile.ram_size)
+        self.engine = Engine(self.ram)
+        self.core = Core(self.engine)
+        self.cpus = [Cpu(index, self.engine) for index in range(profile.cpus)]
+        self.current = self.cpus[0]
+        self.snapshots = SnapshotTree(self)
+
+    def save_current_cpu(self) -> None:
+        """Save the engine's registers into the current CPU."""
+        self.current.save()
+
+    def switch_to(self, index: int) -> None:
+        """Put CPU ``index`` on the engine."""
+        cpu = self.cpus[index]
+        if cpu is not self.current:
+            self.current.save()
+            self.engine.restore_context(cpu.context)
+            self.current = cpu
+
+    def patch_code(self, pa: int, data: bytes) -> None:
+        """Write instructions at a physical address and forget what was translated of them."""
+        self.ram.write(pa, data)
+        self.core.code_epoch += 1
+        self.engine.flush_code()
+
+    def digest(self) -> str:
+        """SHA-256 over all state: RAM that was written, registers, counters and every journalled service.
+
+        Two machines made alike, or one machine before and after a restore, agree exactly if nothing differs.
+        """
+        import hashlib
+
+        out = hashlib.sha256()
+        out.update(self.journal.digest().encode())
+        out.update(f"{self.core.ticks} {self.core.exceptions} {self.current.index}".encode())
+        registers = self.engine.batch(*[f"x{n}" for n in range(31)], "sp", "pc", "pstate", *_DIGEST_SYSREGS).snapshot()
+        out.update(repr(registers).encode())
+        for index, page in self.ram.nonzero_pages():
+            out.update(index.to_bytes(8, "little"))
+            out.update(page)
+        return out.hexdigest()
+
+
+_DIGEST_SYSREGS = (
+    "SP_EL0", "SP_EL1", "ELR_EL1", "ELR_EL2", "SPSR_EL1", "SPSR_EL2", "ESR_EL1", "ESR_EL2", "FAR_EL1", "FAR_EL2",
+    "HPFAR_EL2", "VBAR_EL1", "VBAR_EL2", "TTBR0_EL1", "TTBR1_EL1", "TTBR0_EL2", "TCR_EL1", "TCR_EL2", "VTTBR_EL2",
+    "VTCR_EL2", "HCR_EL2", "SCTLR_EL1", "SCTLR_EL2", "MAIR_EL1", "MAIR_EL2", "TPIDR_EL0", "TPIDR_EL1", "TPIDR_EL2",
+)  # fmt: skip

@@ -1,0 +1,58 @@
+"""What the emulated machine is: CPU features, CPUs, RAM. The default is a recent phone's CPU on a plain board."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pkvm_emu.errors import UsageError
+
+_FEATURES = ("hvhe", "lpa2", "pauth", "fgt", "lse", "bti")
+
+
+@dataclass(frozen=True, slots=True)
+class MachineProfile:
+    """Features and sizes of the machine.
+
+    Attributes:
+        hvhe: EL2 runs with HCR_EL2.E2H set and TCR_EL2 in the EL1 layout, as pKVM does on CPUs with VHE; False: nVHE.
+        lpa2: stage-2 leaf entries leave the shareability field out, as pKVM writes them where FEAT_LPA2 exists.
+        pauth: pointer authentication is enabled at both levels.
+        fgt: HFGWTR_EL2 exists.
+        lse: the LSE alternatives of modules are applied.
+        bti: branch target checks at EL1 and EL2 pages that ask for them.
+        cpus: number of CPUs.
+        ram_base: guest physical address of RAM.
+        ram_size: bytes of RAM (a multiple of 2 MiB, at least 64 MiB).
+        counter_hz: CNTFRQ_EL0.
+    """
+
+    hvhe: bool = True
+    lpa2: bool = False
+    pauth: bool = True
+    fgt: bool = False
+    lse: bool = True
+    bti: bool = False
+    cpus: int = 1
+    ram_base: int = 0x4000_0000
+    ram_size: int = 1 << 30
+    counter_hz: int = 62_500_000
+
+    @classmethod
+    def parse(cls, text: str) -> MachineProfile:
+        """A profile from ``feature,nofeature,...``: names switch a feature on, ``no`` before a name off.
+
+        >>> MachineProfile.parse("nohvhe,lpa2").hvhe
+        False
+
+        Raises:
+            UsageError: a name that is no feature.
+        """
+        profile = cls()
+        for word in filter(None, (w.strip().lower() for w in text.split(","))):
+            name, wanted = (word[2:], False) if word.startswith("no") else (word, True)
+            if name == "nvhe" or word == "nvhe":
+                name, wanted = "hvhe", False
+            if name not in _FEATURES:
+                raise UsageError(f"no machine feature is called {word!r}; there are: {', '.join(_FEATURES)}")
+            profile = replace(profile, **{name: wanted})
+        return profile

@@ -1,0 +1,103 @@
+"""Snapshots of the whole machine: RAM, CPU registers, counters, and the journalled state of every service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pkvm_emu.errors import EmulatorError
+from pkvm_emu.machine.memory import RamSnapshot
+from pkvm_emu.machine.state import Change, Journal
+
+if TYPE_CHECKING:
+    from pkvm_emu.machine.machine import Machine
+
+
+@dataclass(slots=True, eq=False)
+class Snapshot:
+    """One saved state; valid for the machine that took it, for as long as that lives."""
+
+    parent: Snapshot | None
+    depth: int
+    ram: RamSnapshot
+    changes: list[Change]
+    contexts: list[Any]
+    current_cpu: int
+    ticks: int
+    exceptions: int
+    code_epoch: int
+
+
+class SnapshotTree:
+    """Takes and restores snapshots.
+
+    Restoring the newest base costs what changed since; going to another snapshot costs the difference between the two.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.base: Snapshot | None = None
+
+    def take(self) -> Snapshot:
+        """Save everything; the result is the base from now on.
+
+        Raises:
+            EmulatorError: guest code is running (a service that calls the guest is live).
+        """
+        machine = self._machine
+        if machine.core.depth:
+            raise EmulatorError("a snapshot cannot be taken while a service runs guest code: take it between calls")
+        machine.save_current_cpu()
+        base = self.base
+        self.base = Snapshot(
+            parent=base,
+            depth=base.depth + 1 if base else 0,
+            ram=machine.ram.snapshot(),
+            changes=machine.journal.cut(),
+            contexts=[cpu.save_copy() for cpu in machine.cpus],
+            current_cpu=machine.current.index,
+            ticks=machine.core.ticks,
+            exceptions=machine.core.exceptions,
+            code_epoch=machine.core.code_epoch,
+        )
+        # The private pages went back to the file: what the engine cached of them is still right, by content.
+        return self.base
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Bring everything back to ``snapshot``."""
+        machine = self._machine
+        core = machine.core
+        if core.depth:
+            raise EmulatorError("a snapshot cannot be restored while a service runs guest code")
+        engine = machine.engine
+        machine.journal.undo_to(0)
+        code_changed = core.code_epoch != snapshot.code_epoch
+        if snapshot is not self.base:
+            self._walk(snapshot)
+            code_changed = True
+        machine.ram.restore(snapshot.ram)
+        for cpu, context in zip(machine.cpus, snapshot.contexts, strict=True):
+            cpu.context = context
+        machine.current = machine.cpus[snapshot.current_cpu]
+        engine.restore_context(snapshot.contexts[snapshot.current_cpu])
+        core.ticks, core.exceptions = snapshot.ticks, snapshot.exceptions
+        engine.flush_tlb()
+        if code_changed:
+            core.code_epoch = snapshot.code_epoch
+            engine.flush_code()
+
+    def _walk(self, target: Snapshot) -> None:
+        up, down = self.base, target
+        forward: list[Snapshot] = []
+        while up is not down:
+            if up is not None and up.depth >= down.depth:
+                Journal.rewind(up.changes)
+                up = up.parent
+            else:
+                forward.append(down)
+                if down.parent is None:
+                    raise EmulatorError("that snapshot belongs to another machine")
+                down = down.parent
+        for step in reversed(forward):
+            Journal.replay(step.changes)
+        self.base = target

@@ -1,0 +1,243 @@
+"""The whole system: a machine, its kernel and its hypervisor, booted in the order of a device.
+
+>>> import pkvm_emu
+>>> with pkvm_emu.boot("android16-6.12", modules=["pkvm_driver.ko"]) as system:
+...     driver = system.modules["pkvm_driver"]
+...     result = system.hvc(driver.hypercalls["pkvm_driver_hyp_hvc"], 1, 2)
+...     print(result.x0, result.x1)
+0 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from pkvm_emu.abi.generation import Generation, generation
+from pkvm_emu.elf.detect import detect_generation_name
+from pkvm_emu.elf.module_file import ModuleFile
+from pkvm_emu.errors import ModuleError, UsageError
+from pkvm_emu.hyp.hypervisor import Hypervisor
+from pkvm_emu.hyp.hypervisor import register_all as register_hyp
+from pkvm_emu.kernel import exports, layout
+from pkvm_emu.kernel.boot import BootReport, boot_protected_modules
+from pkvm_emu.kernel.command_line import CommandLine
+from pkvm_emu.kernel.kernel import Kernel
+from pkvm_emu.kernel.modules import LoadedModule
+from pkvm_emu.machine.machine import Machine
+from pkvm_emu.machine.profile import MachineProfile
+from pkvm_emu.machine.snapshot import Snapshot
+from pkvm_emu.pages import Pages
+from pkvm_emu.results import HvcResult
+from pkvm_emu.symbolize import Symbolizer
+
+HCALL_BASE = 0xC600_0000
+ModuleSource = str | Path | ModuleFile
+
+
+class Modules(Mapping[str, LoadedModule]):
+    """The loaded modules by name (``system.modules``)."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+
+    def __getitem__(self, name: str) -> LoadedModule:
+        modules = self._system.kernel.loader.modules
+        if name not in modules:
+            loaded = ", ".join(modules) or "none"
+            raise KeyError(f"no module {name!r} is loaded (loaded: {loaded})")
+        return modules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._system.kernel.loader.modules)
+
+    def __len__(self) -> int:
+        return len(self._system.kernel.loader.modules)
+
+
+class System:
+    """A booted (or booting) system. Made by :func:`boot`.
+
+    Attributes:
+        machine: CPUs, RAM, snapshots.
+        kernel: EL1.
+        hyp: EL2.
+        modules: loaded modules by name.
+        pages: who owns which page.
+        boot_report: what happened to each protected module.
+    """
+
+    def __init__(self, gen: Generation, command_line: CommandLine, profile: MachineProfile) -> None:
+        exports.register_all()
+        register_hyp()
+        self.machine = Machine(profile)
+        self.kernel = Kernel(self.machine, gen, command_line)
+        memory = self.kernel.memory
+        self.hyp = Hypervisor(
+            self.machine,
+            gen,
+            image_pa=memory.image_pa + layout.IMAGE_HYP_TEXT,
+            reserved=(self.kernel.hyp_reserved, layout.HYP_RESERVED_SIZE),
+            memstart=memory.memstart,
+        )
+        self.symbols = Symbolizer(self.kernel, self.hyp)
+        self.kernel.set_symboliser(self.symbols.el1)
+        self.kernel.set_el2_preparation(lambda module: self.hyp.expect_kcfi(module.file.kcfi.el2 or "none"))
+        self.machine.core.describe = self.symbols.describe
+        self.modules = Modules(self)
+        self.pages = Pages(self.hyp)
+        self.boot_report = BootReport()
+        self.machine.core.add_exit(self.kernel.entry("return_to_python"), 1)
+        self.hyp.start_cpu(0)
+        self.kernel.start_cpu(0)
+
+    # Context manager
+
+    def __enter__(self) -> System:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return None
+
+    # Facts
+
+    @property
+    def generation(self) -> Generation:
+        """The Android generation that runs."""
+        return self.kernel.generation
+
+    @property
+    def dmesg(self) -> str:
+        """The kernel log as ``dmesg`` prints it."""
+        return str(self.kernel.log)
+
+    @property
+    def is_secure(self) -> bool:
+        """The host is deprivileged and no protected module failed: protected VMs may run."""
+        return self.kernel.deprivileged and not self.boot_report.failed
+
+    # What a host does
+
+    def hvc(self, function: int, *args: int) -> HvcResult:
+        """Make a hypercall from EL1, by a real ``hvc #0``.
+
+        Args:
+            function: a hypercall number (0 to 0xffff: 0xC6000000 is added), or a whole SMCCC function id.
+            args: x1, x2, ... (up to seven).
+
+        Returns:
+            x0 to x3 after the call; x0 is -1 (all ones) for an id that nobody answers.
+        """
+        if 0 <= function <= 0xFFFF:
+            function |= HCALL_BASE
+        return HvcResult(*self.kernel.hvc(function, *args)[:4])
+
+    def smc(self, function: int, *args: int) -> HvcResult:
+        """Make an SMC from EL1; the hypervisor traps it, asks the modules' handlers and forwards what is left to EL3."""
+        return HvcResult(*self.kernel.smc(function, *args)[:4])
+
+    def load(self, module: ModuleSource, parameters: Sequence[tuple[str, str | None]] = ()) -> LoadedModule:
+        """Load a module, as ``insmod FILE name=value ...`` does.
+
+        Raises:
+            ModuleLoadError: with the errno and the reason.
+        """
+        file = read_module(module)
+        given = [*self.kernel.command_line.module_parameters(file.name), *parameters]
+        return self.kernel.loader.load(file, given)
+
+    def call(self, name: str, *args: int) -> HvcResult:
+        """Call a hypercall that a module registered, by the name of its EL2 function.
+
+        Raises:
+            UsageError: nobody registered that function.
+        """
+        known: dict[str, int] = {}
+        for module in self.modules.values():
+            known.update(module.hypercalls)
+        short = name.removeprefix("__kvm_nvhe_")
+        if short not in known:
+            listed = ", ".join(known) or "none"
+            raise UsageError(f"no hypercall {name!r} is registered (registered: {listed})")
+        return self.hvc(known[short], *args)
+
+    # Snapshots
+
+    def snapshot(self) -> Snapshot:
+        """Save the state of everything; see :class:`pkvm_emu.machine.snapshot.Snapshot`."""
+        return self.machine.snapshots.take()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Bring everything back to a snapshot of this system."""
+        self.machine.snapshots.restore(snapshot)
+
+
+def read_module(source: ModuleSource) -> ModuleFile:
+    """A module from a path, or as it is."""
+    return source if isinstance(source, ModuleFile) else ModuleFile.load(source)
+
+
+def choose_generation(wanted: str | int | Generation | None, files: Sequence[ModuleFile]) -> Generation:
+    """The generation to run: the one asked for, else the one that the modules were built for.
+
+    Raises:
+        UsageError: the modules were built for different generations, or for one that is not known.
+    """
+    if wanted is not None:
+        return generation(wanted)
+    found: dict[str, str] = {}
+    for file in files:
+        detected = detect_generation_name(file)
+        if detected.name is None and file.has_el2:
+            raise UsageError(f"{file.file_name}: {detected.reason}; say which with --android 14, 15 or 16")
+        if detected.name is not None:
+            found.setdefault(detected.name, file.file_name)
+    if len(found) > 1:
+        pairs = ", ".join(f"{file} for {name}" for name, file in found.items())
+        raise UsageError(f"the modules were built for different kernels ({pairs}); choose one with --android")
+    return generation(next(iter(found), None))
+
+
+def boot(
+    android: str | int | Generation | None = None,
+    modules: Sequence[ModuleSource] = (),
+    cmdline: str = "",
+    profile: MachineProfile | None = None,
+    *,
+    deprivilege: bool = True,
+) -> System:
+    """Boot a system with ``modules`` as its protected modules.
+
+    Args:
+        android: the generation (``16``, ``"android16-6.12"``); None: as the modules were built.
+        modules: paths or :class:`ModuleFile` objects. Without ``kvm-arm.protected_modules=`` on the command line all
+            of them are protected modules, in this order; with it they are the files that its names are looked up in.
+        cmdline: the kernel command line.
+        profile: the machine.
+        deprivilege: go on to deprivilege the host; False stops right before (modules may still be loaded then).
+
+    Returns:
+        The booted system. A module that fails does not raise here: the boot goes on, insecure, as on a device, and
+        ``boot_report`` says why. What ends a device (a hypervisor panic, an oops) does raise.
+    """
+    files = [read_module(module) for module in modules]
+    system = System(choose_generation(android, files), CommandLine(cmdline), profile or MachineProfile())
+    run_boot(system, files, deprivilege)
+    return system
+
+
+def run_boot(system: System, files: Sequence[ModuleFile], deprivilege: bool = True) -> None:
+    """The boot after the CPUs are up: protected modules, then deprivilege."""
+    line = system.kernel.command_line
+    names = line.protected_modules
+    if "kvm-arm.protected_modules" not in line:
+        names = [file.name for file in files]
+    boot_protected_modules(system.kernel, names, {file.name: file for file in files}, system.boot_report)
+    if deprivilege and system.kernel.protected:
+        system.kernel.deprivilege()
+
+
+__all__ = ["ModuleError", "Modules", "System", "boot", "choose_generation", "read_module", "run_boot"]
