@@ -229,13 +229,22 @@ def boot(
     return system
 
 
-def run_boot(system: System, files: Sequence[ModuleFile], deprivilege: bool = True) -> None:
-    """The boot after the CPUs are up: protected modules, then deprivilege."""
+def run_boot(
+    system: System,
+    files: Sequence[ModuleFile],
+    deprivilege: bool = True,
+    parameters: Mapping[str, Sequence[tuple[str, str | None]]] | None = None,
+) -> None:
+    """The boot after the CPUs are up: protected modules, then deprivilege.
+
+    ``parameters`` are further module parameters by module name, applied after those of the command line.
+    """
     line = system.kernel.command_line
     names = line.protected_modules
     if "kvm-arm.protected_modules" not in line:
         names = [file.name for file in files]
-    boot_protected_modules(system.kernel, names, {file.name: file for file in files}, system.boot_report)
+    by_name = {file.name: file for file in files}
+    boot_protected_modules(system.kernel, names, by_name, system.boot_report, parameters or {})
     if deprivilege and system.kernel.protected:
         system.kernel.deprivilege()
 

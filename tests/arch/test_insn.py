@@ -7,8 +7,6 @@ from hypothesis import strategies as st
 from pkvm_emu.arch import insn
 from pkvm_emu.arch.insn import BranchRangeError, Cond
 
-keystone = pytest.importorskip("keystone", reason="no keystone wheel for this host")
-
 PC = 0xFFFF_FFC0_1000_0000
 REG = st.integers(0, 30)
 IMM16 = st.integers(0, 0xFFFF)
@@ -20,6 +18,7 @@ def near(words):
 
 @pytest.fixture(scope="module")
 def asm():
+    keystone = pytest.importorskip("keystone", reason="no keystone wheel for this host")
     engine = keystone.Ks(keystone.KS_ARCH_ARM64, keystone.KS_MODE_LITTLE_ENDIAN)
 
     def assemble(text, address=0):

@@ -27,7 +27,7 @@ void pkvm_driver_hyp_hvc(struct user_pt_regs *regs)
 	x[0] = SMCCC_RET_SUCCESS;
 }
 
-/* Called once, on the CPU that loads the module. Anything but 0 fails the load. */
+/* Called once, on the CPU that loads the module. Anything but 0 fails the load, or worse: see docs/sample-module.md. */
 int pkvm_driver_hyp_init(const struct pkvm_module_ops *ops)
 {
 	pkvm_ops = ops;

@@ -73,7 +73,7 @@ class Generation:
         ownership, faults, tracing, boot: behaviour, see abi/rules.py.
         init_params: struct kvm_nvhe_init_params.
         topup_symbols: EL1 exports around the hypervisor heap.
-        unverified: names of attributes whose values were inferred and not read.
+        unverified: attributes (dotted for the rules) whose values were inferred and not read from sources.
     """
 
     name: str
@@ -185,6 +185,15 @@ PRINTK_SECTION = ".hyp.printk_fmts"
 _LOAD_SYMBOLS = ("__pkvm_load_el2_module", "__pkvm_register_el2_call")
 
 
+# Below android16 these follow from what is known of android16, or from silence.
+_INFERRED = frozenset(
+    {
+        *("page_states", "context_layout", "tracing.core_events", "boot.hyp_stack_bytes", "boot.init_error_is_fatal"),
+        *("ownership.split_prefills", "ownership.coalesces", "ownership.prepopulates_ram"),
+    }
+)
+
+
 def _android14(name: str, kernel: tuple[int, int], el1_kcfi: str, capabilities: Mapping[str, int]) -> Generation:
     return Generation(
         name=name,
@@ -210,7 +219,7 @@ def _android14(name: str, kernel: tuple[int, int], el1_kcfi: str, capabilities: 
         inter_module_imports=False,
         page_states=PAGE_STATES_PTE,
         topup_symbols=(),
-        unverified=frozenset({"hypercalls", "page_states", "context_layout"}),
+        unverified=_INFERRED | {"hypercalls", "tracing.unknown_event_message"},
     )
 
 
@@ -245,7 +254,14 @@ GENERATIONS: tuple[Generation, ...] = (
             *("__pkvm_topup_hyp_alloc", "__pkvm_topup_hyp_alloc_mgt", "__pkvm_topup_hyp_alloc_mgt_gfp"),
             "__pkvm_topup_hyp_alloc_mgt_mc",
         ),
-        unverified=frozenset({"page_states", "perm_fault_handler_slots", "el1_kcfi", "context_layout"}),
+        unverified=_INFERRED
+        | {
+            "perm_fault_handler_slots",
+            "guest_smc_slots",
+            "el1_kcfi",
+            "tracing.has_trace_clock",
+            "boot.iommu_and_devices",
+        },
     ),
     Generation(
         name="android16-6.12",

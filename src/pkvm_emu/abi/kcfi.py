@@ -209,6 +209,18 @@ def _normalise(node: _Type) -> _Type:
     return node
 
 
+def _sequence(index: int) -> str:
+    """Itanium numbering of substitutions: nothing, 0 to 9, A to Z, 10, 11, …"""
+    if index == 0:
+        return ""
+    text, rest = "", index - 1
+    while True:
+        rest, digit = divmod(rest, 36)
+        text = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"[digit] + text
+        if not rest:
+            return text
+
+
 class _Mangler:
     """Itanium type mangling with substitutions, as far as C needs it."""
 
@@ -219,8 +231,7 @@ class _Mangler:
         if node[0] == "builtin":
             return str(node[1])
         if node in self.seen:
-            index = self.seen.index(node)
-            return "S_" if index == 0 else f"S{'0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ'[index - 1]}_"
+            return f"S{_sequence(self.seen.index(node))}_"
         text = self.fresh(node)
         self.seen.append(node)
         return text

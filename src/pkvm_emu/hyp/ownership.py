@@ -67,7 +67,7 @@ class Ownership(Sharing, Donation, Permissions, DmaUse):
         return error
 
     def finish_init(self) -> None:
-        """The end of EL2 initialisation: the host's tables so far stay for ever (6.6 and later)."""
+        """The end of EL2 initialisation: the host's tables so far stay for ever."""
         if self._rules.host_tables_pinned:
             self._host.table.pin_tables()
 

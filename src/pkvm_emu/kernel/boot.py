@@ -40,7 +40,11 @@ class BootReport:
 
 
 def boot_protected_modules(
-    kernel: Kernel, names: Sequence[str], files: Mapping[str, ModuleFile], report: BootReport
+    kernel: Kernel,
+    names: Sequence[str],
+    files: Mapping[str, ModuleFile],
+    report: BootReport,
+    parameters: Mapping[str, Sequence[tuple[str, str | None]]],
 ) -> None:
     """Load the protected modules; the first failure ends the list and the boot goes on.
 
@@ -49,13 +53,15 @@ def boot_protected_modules(
         names: the modules, in order.
         files: where the names are looked up.
         report: receives what became of each.
+        parameters: module parameters that do not come from the command line, by module name.
     """
     for position, name in enumerate(names):
         file = files.get(name) or files.get(name.replace("-", "_"))
         try:
             if file is None:
                 raise ModuleLoadError(f"{name}: no such module was given (-ENOENT)", -_ENOENT)
-            kernel.loader.load(file, kernel.command_line.module_parameters(name))
+            given = [*kernel.command_line.module_parameters(name), *parameters.get(file.name, ())]
+            kernel.loader.load(file, given)
             report.outcomes.append(ModuleOutcome(name, "loaded"))
         except ModuleLoadError as error:
             report.outcomes.append(ModuleOutcome(name, "failed", f"{error}", error.errno))

@@ -1,0 +1,83 @@
+"""Modules given on the command line: ``.ko`` files, source directories, pairs of raw objects, and their parameters."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pkvm_emu.elf.elements import NVHE_PREFIX
+from pkvm_emu.elf.module_file import ModuleFile, read_input
+from pkvm_emu.errors import UsageError
+
+_BUILD_FILES = ("Makefile", "Kbuild", "BUILD.bazel", "BUILD")
+
+
+@dataclass(slots=True)
+class GivenModule:
+    """One module, and the ``name=value`` words that followed it."""
+
+    file: ModuleFile
+    parameters: list[tuple[str, str | None]] = field(default_factory=list)
+    built_from: Path | None = None
+
+
+def read_given_modules(words: list[str], android: str | None) -> list[GivenModule]:
+    """The modules that positional arguments name, in order.
+
+    Args:
+        words: ``.ko`` files, source directories (built first), two ``.o`` files (EL1 and EL2 object of one module), and
+            ``name=value`` parameters of the module before them.
+        android: the generation to build sources for.
+
+    Raises:
+        UsageError: a word that is none of these.
+    """
+    given: list[GivenModule] = []
+    objects: list[Path] = []
+    for word in words:
+        path = Path(word)
+        if path.is_dir():
+            given.append(_build(path, android))
+        elif path.suffix == ".o" and path.exists():
+            objects.append(path)
+            if len(objects) == 2:
+                given.append(_combine(objects))
+                objects = []
+        elif "=" in word and not path.exists():
+            if not given:
+                raise UsageError(f"{word}: a parameter comes after the module that it is for")
+            name, _, value = word.partition("=")
+            given[-1].parameters.append((name, value))
+        else:
+            given.append(GivenModule(ModuleFile.load(path)))
+    if objects:
+        raise UsageError(f"{objects[0]}: a raw object needs its other half: give EL1 and EL2 object (el1.o kvm_nvhe.o)")
+    if not given:
+        raise UsageError("no module was given: a .ko, a source directory, or two objects")
+    return given
+
+
+def _build(directory: Path, android: str | None) -> GivenModule:
+    if not any((directory / name).exists() for name in _BUILD_FILES):
+        raise UsageError(f"{directory}: neither a Makefile nor a BUILD.bazel is there")
+    from pkvm_emu.build.builder import build_module
+
+    with tempfile.TemporaryDirectory(prefix="pkvm-emu-") as place:
+        result = build_module(directory, Path(place) / "module.ko", android)
+        file = ModuleFile.parse(result.path.read_bytes(), f"{result.name}.ko")
+    return GivenModule(file, built_from=directory)
+
+
+def _combine(paths: list[Path]) -> GivenModule:
+    contents = [read_input(path) for path in paths]
+    # The EL2 object is the one whose symbols carry the prefix of the hypervisor's objects.
+    prefix = f"\0{NVHE_PREFIX}".encode()
+    is_hyp = [prefix in data and b"\0init_module\0" not in data for data in contents]
+    if is_hyp == [True, False]:
+        contents.reverse()
+    elif is_hyp != [False, True]:
+        is_named = [b"nvhe" in path.name.encode() for path in paths]
+        if is_named == [True, False]:
+            contents.reverse()
+    return GivenModule(ModuleFile.from_objects(contents[0], contents[1], paths[0].parent.name or paths[0].stem))

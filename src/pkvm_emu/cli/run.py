@@ -1,0 +1,122 @@
+"""``pkvm-emu run``: boot with modules, call their hypercalls, show what happened."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from pkvm_emu.errors import ModuleError, PkvmEmuError, UsageError
+
+if TYPE_CHECKING:
+    from pkvm_emu.cli.run_report import RunReport
+    from pkvm_emu.system import System
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options of ``run``."""
+    parser.add_argument(
+        "modules", metavar="MODULE", nargs="+", help="a .ko, a source directory, or two objects; name=value sets a parameter"
+    )
+    parser.add_argument("--android", metavar="N", help="generation: 14, 15, 16 (default: as the module was built)")
+    parser.add_argument("--cmdline", metavar="TEXT", default="", help="kernel command line")
+    parser.add_argument(
+        "--call", metavar="NAME[:ARG,...]", action="append", default=[], help="call a hypercall after the boot (repeatable)"
+    )
+    parser.add_argument("--machine", metavar="FEATURES", default="", help="e.g. nvhe,nopauth,lpa2")
+    parser.add_argument("--ram", metavar="MIB", type=int, default=1024, help="RAM in MiB (default 1024)")
+    parser.add_argument("--max-insns", metavar="N", type=int, help="stop after N instructions")
+    parser.add_argument("--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def parse_call(text: str) -> tuple[str, list[int]]:
+    """``name:1,0x20`` as a name and numbers.
+
+    >>> parse_call("ping:1,0x20")
+    ('ping', [1, 32])
+    """
+    name, colon, rest = text.partition(":")
+    arguments = []
+    for word in rest.split(",") if colon and rest else []:
+        try:
+            arguments.append(int(word, 0))
+        except ValueError as error:
+            raise UsageError(f"--call {text}: {word!r} is no number") from error
+    if not name or len(arguments) > 7:
+        raise UsageError(f"--call {text}: write NAME[:ARG,...] with up to seven arguments (x1 to x7)")
+    return name, arguments
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Boot, call, report. The report is printed also when the run ends badly."""
+    from dataclasses import replace
+
+    from pkvm_emu.cli.inputs import read_given_modules
+    from pkvm_emu.cli.run_report import RunReport
+    from pkvm_emu.kernel.command_line import CommandLine
+    from pkvm_emu.machine.profile import MachineProfile
+    from pkvm_emu.system import System, choose_generation, run_boot
+
+    calls = [parse_call(text) for text in arguments.call]
+    profile = replace(MachineProfile.parse(arguments.machine), ram_size=arguments.ram << 20)
+    given = read_given_modules(arguments.modules, arguments.android)
+    files = [module.file for module in given]
+    without = [file.file_name for file in files if not file.has_el2]
+    system = System(choose_generation(arguments.android, files), CommandLine(arguments.cmdline), profile)
+    if len(without) == len(files):
+        raise UsageError(f"{without[0]}: has no EL2 code (its .hyp.text is empty), so there is nothing to run at EL2")
+    for path in arguments.kernel:
+        load_user_symbols(path, system)
+    system.machine.core.instruction_budget = arguments.max_insns
+    parameters = {module.file.name: module.parameters for module in given}
+    report = RunReport(system, files)
+    failure: PkvmEmuError | None = None
+    try:
+        run_boot(system, files, parameters=parameters)
+        for name, values in calls:
+            report.add_call(name, values, system.call(name, *values))
+    except PkvmEmuError as error:
+        failure = error
+    finally:
+        _print(report, failure, arguments.json)
+    if failure is not None:
+        raise failure
+    return _exit_code(system, report)
+
+
+def load_user_symbols(path: str, system: System) -> None:
+    """Run a user's Python file; the kernel symbols it registers are served in this system.
+
+    Raises:
+        UsageError: the file cannot be read or fails.
+    """
+    import runpy
+
+    from pkvm_emu.kernel import registry
+
+    before = dict(registry.FUNCTIONS)
+    try:
+        runpy.run_path(path)
+    except Exception as error:
+        raise UsageError(f"--kernel {path}: {type(error).__name__}: {error}") from error
+    for name, function in registry.FUNCTIONS.items():
+        if before.get(name) is not function:
+            system.kernel.symbols.provide(name, function.function, function.runs_guest)
+
+
+def _print(report: RunReport, failure: PkvmEmuError | None, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        print(json.dumps(report.as_dict(failure), indent=2))
+        return
+    sys.stdout.write(report.as_text(colour=sys.stdout.isatty()))
+    sys.stdout.flush()
+
+
+def _exit_code(system: System, report: RunReport) -> int:
+    if system.boot_report.failed:
+        outcome = next(o for o in system.boot_report.outcomes if o.status != "loaded")
+        raise ModuleError(outcome.reason or f"{outcome.name} was not loaded")
+    return 0 if all(call.result.is_success for call in report.calls) else 1
