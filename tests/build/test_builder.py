@@ -198,7 +198,7 @@ def test_a_tree_with_both_descriptions_builds_by_the_makefile_unless_told(write_
     ("arguments", "message"),
     [
         ({"directory": Path("nowhere")}, "nowhere is not a directory"),
-        ({"generation_name": "android99"}, "no Android generation called 'android99': use one of android14-6.1"),
+        ({"generation_name": "android99"}, "unknown Android generation 'android99': use one of android14-5.15"),
         ({"symbols": [Path("gone.ko")]}, "no symbol list gone.ko"),
         ({"system": "ninja"}, "no build system called 'ninja': use one of kbuild, bazel"),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pkvm_emu.errors import UsageError
+from pkvm_emu.abi.generation import Generation, generation, latest
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,49 @@ class HypSection:
 
 @dataclass(frozen=True)
 class BuildGeneration:
-    """How modules of one Android generation are compiled and linked.
+    """How modules of one Android generation are compiled and linked; what the emulator knows too is taken from ``abi``.
 
-    ``canary_offset`` is the byte offset of the stack canary from SP_EL0 (``task_struct.stack_canary``);
-    ``normalized_cfi`` selects kCFI type ids with integer types normalised, as android16 GKI does. ``sections`` are the
-    EL2 sections in their order in the module, ``unmapped_sections`` those that EL2 code takes addresses in but that
-    are not mapped there (and that the module's linker script does not name).
+    ``patch_level`` is the third number of the kernel release. ``canary_offset`` is the byte offset of the stack canary from
+    SP_EL0 (``task_struct.stack_canary``). ``sections`` are the EL2 sections in their order in the module,
+    ``unmapped_sections`` those that EL2 code takes addresses in but that are not mapped there (and that the module's
+    linker script does not name).
     """
 
-    name: str
-    android: int
-    kernel: tuple[int, int, int]
+    abi: Generation
+    patch_level: int
     canary_offset: int
-    el1_kcfi: bool
-    el2_kcfi: bool
-    normalized_cfi: bool
     sections: tuple[HypSection, ...]
-    unmapped_sections: tuple[HypSection, ...]
-    aliases: tuple[str, ...]
+    unmapped_sections: tuple[HypSection, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """``android16-6.12``"""
+        return self.abi.name
+
+    @property
+    def android(self) -> int:
+        """The Android version."""
+        return self.abi.android
+
+    @property
+    def kernel(self) -> tuple[int, int, int]:
+        """The kernel release in numbers."""
+        return (*self.abi.kernel, self.patch_level)
+
+    @property
+    def el1_kcfi(self) -> bool:
+        """EL1 code is compiled with kCFI. (5.15 has jump-table CFI, which modules of ours do without.)"""
+        return self.abi.el1_kcfi in _KCFI
+
+    @property
+    def el2_kcfi(self) -> bool:
+        """EL2 code is compiled with kCFI."""
+        return self.abi.el2_kcfi in _KCFI
+
+    @property
+    def normalized_cfi(self) -> bool:
+        """kCFI type ids have integer types normalised, as android16 GKI does."""
+        return self.abi.el1_kcfi == "normalised"
 
     @property
     def release(self) -> str:
@@ -57,6 +82,7 @@ class BuildGeneration:
         return f"{self.release} SMP preempt mod_unload modversions aarch64"
 
 
+_KCFI = frozenset(("plain", "normalised"))
 _TEXT = HypSection(".hyp.text", ("*(.text .text.*)",))
 _BSS = HypSection(".hyp.bss", ("*(.bss .bss.*)",))
 _RODATA = HypSection(".hyp.rodata", ("*(.rodata .rodata.*)",))
@@ -81,56 +107,26 @@ _PRINTK_FORMATS = HypSection(
     ".hyp.printk_fmts", ("*(.hyp.printk_fmts)",), "__hyp_printk_fmts_start", "__hyp_printk_fmts_end"
 )
 GENERATIONS: tuple[BuildGeneration, ...] = (
+    BuildGeneration(generation("android14-5.15"), 167, 0x550, (_TEXT, _BSS, _RODATA, _DATA)),
+    BuildGeneration(generation("android14-6.1"), 118, 0x550, (_TEXT, _BSS, _RODATA, _DATA)),
+    BuildGeneration(generation("android15-6.6"), 66, 0x620, (_TEXT, _BSS, _RODATA, _EVENT_IDS_A15, _DATA)),
     BuildGeneration(
-        name="android14-6.1",
-        android=14,
-        kernel=(6, 1, 118),
-        canary_offset=0x550,
-        el1_kcfi=True,
-        el2_kcfi=False,
-        normalized_cfi=False,
-        sections=(_TEXT, _BSS, _RODATA, _DATA),
-        unmapped_sections=(),
-        aliases=("android14", "14", "6.1"),
-    ),
-    BuildGeneration(
-        name="android15-6.6",
-        android=15,
-        kernel=(6, 6, 66),
-        canary_offset=0x620,
-        el1_kcfi=True,
-        el2_kcfi=True,
-        normalized_cfi=False,
-        sections=(_TEXT, _BSS, _RODATA, _EVENT_IDS_A15, _DATA),
-        unmapped_sections=(),
-        aliases=("android15", "15", "6.6"),
-    ),
-    BuildGeneration(
-        name="android16-6.12",
-        android=16,
-        kernel=(6, 12, 23),
-        canary_offset=0x550,
-        el1_kcfi=True,
-        el2_kcfi=True,
-        normalized_cfi=True,
-        sections=(_TEXT, _BSS, _RODATA, _EVENT_IDS_A16, _PATCHABLE, _DATA),
-        unmapped_sections=(_PRINTK_FORMATS,),
-        aliases=("android16", "16", "6.12"),
+        generation("android16-6.12"),
+        23,
+        0x550,
+        (_TEXT, _BSS, _RODATA, _EVENT_IDS_A16, _PATCHABLE, _DATA),
+        (_PRINTK_FORMATS,),
     ),
 )
 
-DEFAULT_GENERATION = "android16-6.12"
+DEFAULT_GENERATION = latest.name
 
 
 def find_generation(name: str | None) -> BuildGeneration:
     """The build facts of the generation called *name*; None means the newest.
 
-    Accepts the full name (``android16-6.12``) or a short one (``android16``, ``16``, ``6.12``).
+    Accepts what ``abi.generation`` accepts (``android16-6.12``, ``android16``, ``16``, ``6.12``).
     Raises UsageError for a name nobody knows.
     """
-    wanted = name or DEFAULT_GENERATION
-    for generation in GENERATIONS:
-        if wanted == generation.name or wanted in generation.aliases:
-            return generation
-    known = ", ".join(generation.name for generation in GENERATIONS)
-    raise UsageError(f"no Android generation called {wanted!r}: use one of {known}")
+    wanted = generation(name)
+    return next(row for row in GENERATIONS if row.abi is wanted)

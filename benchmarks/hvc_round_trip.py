@@ -1,0 +1,39 @@
+"""HVC round trips: EL1 -> EL2 vectors -> guest-code dispatch -> module handler -> ERET, and from Python."""
+
+from __future__ import annotations
+
+import time
+
+import pkvm_emu
+from common import median_seconds, sample, show
+
+_COUNT = 20_000
+#: mov x0, x20; mov x1, #1; mov x2, #1; hvc #0; subs x19, x19, #1; b.ne .-20; ret
+_LOOP = (0xAA1403E0, 0xD2800021, 0xD2800022, 0xD4000002, 0xF1000673, 0x54FFFF61, 0xD65F03C0)
+
+
+def main() -> None:
+    system = pkvm_emu.boot(modules=[sample()])
+    number = system.modules["pkvm_driver"].hypercalls["pkvm_driver_hyp_hvc"]
+    kernel, machine = system.kernel, system.machine
+    page = kernel.pages.alloc()
+    va = kernel.memory.reserve_vmalloc_area(4096)
+    kernel.memory.map(va, page, 4096, "rx")
+    machine.patch_code(page, b"".join(word.to_bytes(4, "little") for word in _LOOP))
+
+    def loop() -> None:
+        machine.engine.write("x19", _COUNT)
+        machine.engine.write("x20", 0xC600_0000 | number)
+        kernel.call(va)
+
+    seconds = median_seconds(loop, runs=5)
+    show("HVC EL1 -> EL2 handler -> EL1, from guest code", seconds / _COUNT * 1e6, "us", "< 6")
+
+    start = time.perf_counter()
+    for _ in range(2_000):
+        system.hvc(number, 1, 2)
+    show("system.hvc() from Python", (time.perf_counter() - start) / 2_000 * 1e6, "us", "none")
+
+
+if __name__ == "__main__":
+    main()
