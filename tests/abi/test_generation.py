@@ -159,8 +159,8 @@ def test_behaviour_that_differs_between_generations():
     a14, a15, a16 = (generation(n) for n in (14, 15, 16))
     chains = [gen.faults.perm_fault_chain for gen in (a14, a15, a16)]
     assert chains == ["single", "first-nonzero", "first-zero"]
-    assert [gen.ownership.unshare_pinned_errno for gen in (a14, a15, a16)] == [16, 22, 16]
-    assert [gen.ownership.not_ram_errno for gen in (a14, a15, a16)] == [1, 1, 22]
+    assert [gen.ownership.unshare_pinned_errno for gen in (a14, a15, a16)] == [-16, -22, -16]
+    assert [gen.ownership.share_non_ram_errno for gen in (a14, a15, a16)] == [None, None, -22]
     assert [gen.tracing.module_events for gen in (a14, a15, a16)] == ["none", "op", "init"]
     assert [gen.init_module_arg for gen in (a14, a15, a16)] == ["fn_hyp_va", "fn_hyp_va", "struct_copy_kernel_va"]
     assert [gen.leaf_level_bytes for gen in (a14, a15, a16)] == [4, 4, 1]

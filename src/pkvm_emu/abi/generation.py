@@ -19,6 +19,7 @@ from types import MappingProxyType
 
 from pkvm_emu.abi.hypercalls import DYNAMIC_BASE, DYNAMIC_MAX, HypercallTable, hypercall_table
 from pkvm_emu.abi.ops import Callback, OpsTable, callbacks, ops_table
+from pkvm_emu.abi.ownership import RULES, OwnershipRules
 from pkvm_emu.abi.prot import (
     PAGE_HYP,
     PAGE_HYP_EXEC,
@@ -29,12 +30,10 @@ from pkvm_emu.abi.prot import (
 from pkvm_emu.abi.rules import (
     BOOT,
     FAULTS,
-    OWNERSHIP,
     TRACING,
     BootRules,
     FaultRules,
     HypSection,
-    OwnershipRules,
     TracingRules,
 )
 from pkvm_emu.abi.structs import INIT_PARAMS, KVM_CPU_CONTEXT, USER_PT_REGS, StructLayout, el2_module_layout
@@ -70,7 +69,8 @@ class Generation:
         tracefs_dir: directory below tracing/.
         inter_module_imports: EL2 code may call functions of modules loaded earlier.
         page_states: encoding of the page states.
-        ownership, faults, tracing, boot: behaviour, see abi/rules.py.
+        ownership: the rules of page ownership, see abi/ownership.py.
+        faults, tracing, boot: behaviour, see abi/rules.py.
         init_params: struct kvm_nvhe_init_params.
         topup_symbols: EL1 exports around the hypervisor heap.
         unverified: attributes (dotted for the rules) whose values were inferred and not read from sources.
@@ -118,7 +118,7 @@ class Generation:
             "el2_module": el2_module_layout(self.layout),
             "hypercalls": hypercall_table(self.layout),
             "init_params": INIT_PARAMS[self.layout],
-            "ownership": OWNERSHIP[self.layout],
+            "ownership": RULES[self.name],
             "faults": FAULTS[self.layout],
             "tracing": TRACING[self.layout],
             "boot": BOOT[self.layout],
@@ -189,7 +189,6 @@ _LOAD_SYMBOLS = ("__pkvm_load_el2_module", "__pkvm_register_el2_call")
 _INFERRED = frozenset(
     {
         *("page_states", "context_layout", "tracing.core_events", "boot.hyp_stack_bytes", "boot.init_error_is_fatal"),
-        *("ownership.split_prefills", "ownership.coalesces", "ownership.prepopulates_ram"),
     }
 )
 

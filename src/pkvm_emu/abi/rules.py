@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pkvm_emu.abi.errno import EBUSY, EINVAL, EPERM
-
 
 @dataclass(frozen=True, slots=True)
 class HypSection:
@@ -23,39 +21,6 @@ class HypSection:
     field: str
     elf_name: str
     prot: int
-
-
-@dataclass(frozen=True, slots=True)
-class OwnershipRules:
-    """Page ownership: where states live, and the errno of each refusal (positive numbers).
-
-    Attributes:
-        host_state_in: ``pte`` (software bits of the host's stage-2) or ``vmemmap`` (``hyp_page.host_state``).
-        checks_overflow: donation and protection of a range whose byte size overflows is -EINVAL.
-        straddle_errno: a range that leaves its memory block; None: no such check, pages are looked at one by one.
-        not_ram_errno: share, unshare or pin of something that is no RAM.
-        refcounted_errno: a page in the right state that is pinned or DMA-mapped; None: not looked at.
-        unshare_pinned_errno: host_unshare_hyp of a pinned page.
-        lazy_pte_refcounted_errno: host_stage2_enable_lazy_pte of a page in use; None: no such op.
-        donate_always_accepts_mmio: host_donate_hyp has no accept_mmio argument and takes MMIO.
-        mod_prot_tells_iommu: host_stage2_mod_prot has an update_iommu argument that counts.
-        split_prefills: splitting a host block maps the whole new table; otherwise the rest faults in again.
-        coalesces: after finalise a table without counted entries collapses into a block again.
-        prepopulates_ram: host RAM is mapped at hypervisor start, not on first touch.
-    """
-
-    host_state_in: str
-    checks_overflow: bool
-    straddle_errno: int | None
-    not_ram_errno: int
-    refcounted_errno: int | None
-    unshare_pinned_errno: int
-    lazy_pte_refcounted_errno: int | None
-    donate_always_accepts_mmio: bool
-    mod_prot_tells_iommu: bool
-    split_prefills: bool
-    coalesces: bool
-    prepopulates_ram: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,51 +103,6 @@ class BootRules:
     iommu_and_devices: bool
     hyp_stack_bytes: int
 
-
-OWNERSHIP = {
-    "a14": OwnershipRules(
-        host_state_in="pte",
-        checks_overflow=False,
-        straddle_errno=None,
-        not_ram_errno=EPERM,
-        refcounted_errno=None,
-        unshare_pinned_errno=EBUSY,
-        lazy_pte_refcounted_errno=None,
-        donate_always_accepts_mmio=True,
-        mod_prot_tells_iommu=False,
-        split_prefills=False,
-        coalesces=False,
-        prepopulates_ram=False,
-    ),
-    "a15": OwnershipRules(
-        host_state_in="vmemmap",
-        checks_overflow=False,
-        straddle_errno=EINVAL,
-        not_ram_errno=EPERM,
-        refcounted_errno=EINVAL,
-        unshare_pinned_errno=EINVAL,
-        lazy_pte_refcounted_errno=EPERM,
-        donate_always_accepts_mmio=False,
-        mod_prot_tells_iommu=True,
-        split_prefills=False,
-        coalesces=False,
-        prepopulates_ram=False,
-    ),
-    "a16": OwnershipRules(
-        host_state_in="vmemmap",
-        checks_overflow=True,
-        straddle_errno=EINVAL,
-        not_ram_errno=EINVAL,
-        refcounted_errno=EINVAL,
-        unshare_pinned_errno=EBUSY,
-        lazy_pte_refcounted_errno=EINVAL,
-        donate_always_accepts_mmio=False,
-        mod_prot_tells_iommu=True,
-        split_prefills=True,
-        coalesces=True,
-        prepopulates_ram=True,
-    ),
-}
 
 FAULTS = {
     "a14": FaultRules(
