@@ -109,7 +109,7 @@ class _Parser:
         token = self.tokens[self.at]
         if expected is not None and token != expected:
             raise PrototypeError(f"{expected!r} expected, {token or 'the end'!r} found in {self.text!r}")
-        if not token:
+        if not token and expected is None:
             raise PrototypeError(f"the prototype {self.text!r} ends too early")
         self.at += 1
         return token
