@@ -324,7 +324,7 @@ def test_atomics_need_no_library(compile_c: Compile) -> None:
             },
         ),
     ],
-    ids=str,
+    ids=["android14-5.15", "android15-6.6", "android16-6.12"],
 )
 def test_kernel_functions_are_imported_by_the_name_of_the_kernel_line(
     compile_c: Compile, generation: Generation, expected: set[str]
