@@ -187,7 +187,8 @@ handle_trap:
         mov     x0, x19
         CALL_CHECKED kcfi_trap_handler
         tbnz    w0, #0, trap_done
-2:      brk     #0x800                  // nobody wants it: a hypervisor BUG
+2:      mov     x0, x19
+        bl      op_unhandled_trap       // nobody wants it: a hypervisor BUG
 
 trap_hvc:
         mov     x0, x19
@@ -370,6 +371,33 @@ panic_finish:
         hvc     #0x8000
         b       panic_finish
 
+// What Python finds broken while it serves an op or a trap ends here, as a BUG() or a bad access in the hypervisor's own
+// code does: the registers are those of the caller, x9 holds the address at fault.
+hyp_bug:
+        brk     #0x800
+hyp_fault_load:
+        ldrb    w9, [x9]
+        b       hyp_bug
+hyp_fault_store:
+        strb    wzr, [x9]
+        b       hyp_bug
+fw_write_hfgwtr:
+        msr     HFGWTR_EL2, x0          // undefined on a CPU without FEAT_FGT
+        ret
+
+// fw_call_module: x9 is the function, w16 its kCFI type id (0: not checked), x0.. the arguments.
+fw_call_module:
+        stp     x29, x30, [sp, #-16]!
+        mov     x29, sp
+        cbz     w16, 1f
+        ldur    w17, [x9, #-4]
+        cmp     w16, w17
+        b.eq    1f
+        brk     #0x8229
+1:      blr     x9
+        ldp     x29, x30, [sp], #16
+        ret
+
 // Ops that are guest code: they call the module's serial driver, or touch memory with EL2's own permissions, so that a
 // bad pointer faults as it does on a device.
 fw_putc:
@@ -463,6 +491,7 @@ op_host_smc:            SERVICE
 op_host_mem_abort:      SERVICE
 op_perm_result:         SERVICE
 op_inject_abort:        SERVICE
+op_unhandled_trap:      SERVICE
 
         .balign 8
 return_to_python:
@@ -496,6 +525,7 @@ abort_notifier_fn:              .quad 0
 panic_notifier_fn:              .quad 0
 psci_notifier_fn:               .quad 0
 serial_putc_fn:                 .quad 0
+heap_chunks:                    .quad 0, 0      // list head of the heap
 hcall_count:                    .quad 0
 smc_count:                      .quad 0
 perm_count:                     .quad 0

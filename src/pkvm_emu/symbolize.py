@@ -10,6 +10,7 @@ from pkvm_emu.firmware import image as firmware
 from pkvm_emu.kernel import layout as kernel_layout
 
 if TYPE_CHECKING:
+    from pkvm_emu.elf.module_file import ModuleFile
     from pkvm_emu.hyp.hypervisor import Hypervisor
     from pkvm_emu.kernel.kernel import Kernel
     from pkvm_emu.kernel.modules import LoadedModule
@@ -26,7 +27,7 @@ class Symbolizer:
     def __init__(self, kernel: Kernel, hyp: Hypervisor) -> None:
         self._kernel = kernel
         self._hyp = hyp
-        self._lines: dict[str, SourceLines] = {}
+        self._lines: dict[ModuleFile, SourceLines] = {}
         self._firmware = {
             el: (base, _by_offset(firmware.load(f"el{el}").symbols), len(firmware.load(f"el{el}").code))
             for el, base in ((1, kernel.entry("el1_vectors")), (2, hyp.entry("hyp_vectors")))
@@ -76,9 +77,10 @@ class Symbolizer:
         section = module.image.section_at(kernel_va)
         if section is None:
             return None
-        lines = self._lines.get(module.name)
+        # By file: after a restore another module may have the same name.
+        lines = self._lines.get(module.file)
         if lines is None:
-            lines = self._lines[module.name] = SourceLines(module.file)
+            lines = self._lines[module.file] = SourceLines(module.file)
         return lines.lookup(section.index, kernel_va - module.layout.placements[section.index])
 
     def module_at_el2(self, va: int) -> LoadedModule | None:

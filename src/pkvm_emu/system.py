@@ -18,10 +18,11 @@ from pkvm_emu.abi.generation import Generation, generation
 from pkvm_emu.elf.detect import detect_generation_name
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.errors import ModuleError, UsageError
+from pkvm_emu.host import Host
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.hypervisor import register_all as register_hyp
-from pkvm_emu.kernel import exports, layout
-from pkvm_emu.kernel.boot import BootReport, boot_protected_modules
+from pkvm_emu.kernel import announce, exports, layout
+from pkvm_emu.kernel.boot import BootReport, boot_protected_modules, load_without_protection
 from pkvm_emu.kernel.command_line import CommandLine
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.modules import LoadedModule
@@ -65,6 +66,7 @@ class System:
         hyp: EL2.
         modules: loaded modules by name.
         pages: who owns which page.
+        host: accesses, hypercalls and SMCs of a host that attacks.
         boot_report: what happened to each protected module.
     """
 
@@ -83,14 +85,18 @@ class System:
         )
         self.symbols = Symbolizer(self.kernel, self.hyp)
         self.kernel.set_symboliser(self.symbols.el1)
-        self.kernel.set_el2_preparation(lambda module: self.hyp.expect_kcfi(module.file.kcfi.el2 or "none"))
+        self.kernel.set_el2_preparation(self._prepare_el2)
         self.machine.core.describe = self.symbols.describe
         self.modules = Modules(self)
         self.pages = Pages(self.hyp)
+        self.host = Host(self)
         self.boot_report = BootReport()
         self.machine.core.add_exit(self.kernel.entry("return_to_python"), 1)
-        self.hyp.start_cpu(0)
-        self.kernel.start_cpu(0)
+        # The boot CPU comes last, so that it is the one that is left on the engine.
+        for index in reversed(range(profile.cpus)):
+            self.machine.switch_to(index)
+            self.hyp.start_cpu(index)
+            self.kernel.start_cpu(index)
 
     # Context manager
 
@@ -101,6 +107,10 @@ class System:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         return None
+
+    def _prepare_el2(self, module: LoadedModule) -> None:
+        self.hyp.expect_kcfi(module.file.kcfi.el2 or "none")
+        self.machine.core.hook_counter_reads(module.counter_reads(el=2))
 
     # Facts
 
@@ -243,9 +253,13 @@ def run_boot(
     names = line.protected_modules
     if "kvm-arm.protected_modules" not in line:
         names = [file.name for file in files]
+    announce.start(system.kernel)
+    announce.hypervisor_ready(system.kernel)
     by_name = {file.name: file for file in files}
-    boot_protected_modules(system.kernel, names, by_name, system.boot_report, parameters or {})
+    load = boot_protected_modules if system.kernel.protected else load_without_protection
+    load(system.kernel, names, by_name, system.boot_report, parameters or {})
     if deprivilege and system.kernel.protected:
+        announce.before_deprivilege(system.kernel)
         system.kernel.deprivilege()
 
 

@@ -25,7 +25,8 @@ _TABLES = RAM_BASE + (32 << 20)
 
 _AF_SH = 1 << 10 | 3 << 8
 _EL1_RX, _EL1_RO, _EL1_RW = _AF_SH | 1 << 7 | 1 << 54, _AF_SH | 1 << 7 | 3 << 53, _AF_SH | 3 << 53
-_EL2_RX, _EL2_RO, _EL2_RW = _AF_SH | 1 << 7, _AF_SH | 1 << 7 | 1 << 54, _AF_SH | 1 << 54
+# Both XN bits: with HCR_EL2.E2H the EL2 regime has PXN and UXN, without it only bit 54 counts.
+_EL2_RX, _EL2_RO, _EL2_RW = _AF_SH | 1 << 7, _AF_SH | 1 << 7 | 3 << 53, _AF_SH | 3 << 53
 _S2_RWX, _S2_RO, _S2_NX = 0x4FC | 3 << 8, 0x47C | 3 << 8, 0x4FC | 3 << 8 | 1 << 54
 _TCR_EL1 = 25 | 25 << 16 | 2 << 30 | 5 << 32 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 24 | 1 << 26 | 3 << 28
 _MAIR = 0x0000_0004_0044_FFFF

@@ -22,13 +22,14 @@ class GivenModule:
     built_from: Path | None = None
 
 
-def read_given_modules(words: list[str], android: str | None) -> list[GivenModule]:
+def read_given_modules(words: list[str], android: str | None, system: str | None = None) -> list[GivenModule]:
     """The modules that positional arguments name, in order.
 
     Args:
         words: ``.ko`` files, source directories (built first), two ``.o`` files (EL1 and EL2 object of one module), and
             ``name=value`` parameters of the module before them.
         android: the generation to build sources for.
+        system: ``kbuild`` or ``bazel``: which tree to build where a directory has both.
 
     Raises:
         UsageError: a word that is none of these.
@@ -38,7 +39,7 @@ def read_given_modules(words: list[str], android: str | None) -> list[GivenModul
     for word in words:
         path = Path(word)
         if path.is_dir():
-            given.append(_build(path, android))
+            given.append(_build(path, android, system))
         elif path.suffix == ".o" and path.exists():
             objects.append(path)
             if len(objects) == 2:
@@ -58,13 +59,13 @@ def read_given_modules(words: list[str], android: str | None) -> list[GivenModul
     return given
 
 
-def _build(directory: Path, android: str | None) -> GivenModule:
+def _build(directory: Path, android: str | None, system: str | None) -> GivenModule:
     if not any((directory / name).exists() for name in _BUILD_FILES):
         raise UsageError(f"{directory}: neither a Makefile nor a BUILD.bazel is there")
     from pkvm_emu.build.builder import build_module
 
     with tempfile.TemporaryDirectory(prefix="pkvm-emu-") as place:
-        result = build_module(directory, Path(place) / "module.ko", android)
+        result = build_module(directory, Path(place) / "module.ko", android, system=system)
         file = ModuleFile.parse(result.path.read_bytes(), f"{result.name}.ko")
     return GivenModule(file, built_from=directory)
 

@@ -17,6 +17,7 @@ COMMANDS = (
     ("run", "pkvm_emu.cli.run", "boot with a module, call its hypercalls, print what happened"),
     ("build", "pkvm_emu.cli.build", "build a module's sources (Makefile or DDK tree) into a .ko"),
     ("kdir", "pkvm_emu.cli.kdir", "print the directory to give as KDIR to the documented Makefile"),
+    ("example", "pkvm_emu.cli.example", "copy the sample module's sources to start from"),
 )
 
 EXIT_OK, EXIT_MODULE, EXIT_USAGE, EXIT_EMULATOR = 0, 1, 2, 3

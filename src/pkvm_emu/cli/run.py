@@ -19,12 +19,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "modules", metavar="MODULE", nargs="+", help="a .ko, a source directory, or two objects; name=value sets a parameter"
     )
     parser.add_argument("--android", metavar="N", help="generation: 14, 15, 16 (default: as the module was built)")
+    parser.add_argument("--system", choices=("kbuild", "bazel"), help="which tree of a source directory to build")
     parser.add_argument("--cmdline", metavar="TEXT", default="", help="kernel command line")
     parser.add_argument(
         "--call", metavar="NAME[:ARG,...]", action="append", default=[], help="call a hypercall after the boot (repeatable)"
     )
     parser.add_argument("--machine", metavar="FEATURES", default="", help="e.g. nvhe,nopauth,lpa2")
     parser.add_argument("--ram", metavar="MIB", type=int, default=1024, help="RAM in MiB (default 1024)")
+    parser.add_argument("--smp", metavar="N", type=int, default=1, help="number of CPUs, 1 to 8 (default 1)")
     parser.add_argument("--max-insns", metavar="N", type=int, help="stop after N instructions")
     parser.add_argument("--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -59,8 +61,8 @@ def execute(arguments: argparse.Namespace) -> int:
     from pkvm_emu.system import System, choose_generation, run_boot
 
     calls = [parse_call(text) for text in arguments.call]
-    profile = replace(MachineProfile.parse(arguments.machine), ram_size=arguments.ram << 20)
-    given = read_given_modules(arguments.modules, arguments.android)
+    profile = replace(MachineProfile.parse(arguments.machine), ram_size=arguments.ram << 20, cpus=arguments.smp)
+    given = read_given_modules(arguments.modules, arguments.android, arguments.system)
     files = [module.file for module in given]
     without = [file.file_name for file in files if not file.has_el2]
     system = System(choose_generation(arguments.android, files), CommandLine(arguments.cmdline), profile)

@@ -12,13 +12,14 @@ import struct
 from bisect import bisect_right
 from typing import Any, NamedTuple
 
-from pkvm_emu.elf.elements import SHN_LORESERVE, SHT_SYMTAB, printable
+from pkvm_emu.elf.elements import SHN_LORESERVE, SHT_RELA, SHT_SYMTAB, printable
 from pkvm_emu.elf.module_file import DebugPart, ModuleFile
 from pkvm_emu.errors import InputError
 
 _SECTION_SHIFT = 40
 _OFFSET_MASK = (1 << _SECTION_SHIFT) - 1
 _SYMBOL_SIZE = 24
+_RELA_SIZE = 24
 
 
 class SourceLine(NamedTuple):
@@ -117,6 +118,8 @@ def _with_section_addresses(data: bytes) -> bytes:
     offset, count = struct.unpack_from("<Q", data, 40)[0], struct.unpack_from("<H", data, 60)[0]
     for header in range(offset, offset + 64 * count, 64):
         (kind,) = struct.unpack_from("<I", data, header + 4)
+        if kind == SHT_RELA:
+            _drop_empty_relocations(image, header)
         if kind != SHT_SYMTAB:
             continue
         start, size = struct.unpack_from("<QQ", data, header + 24)
@@ -126,6 +129,16 @@ def _with_section_addresses(data: bytes) -> bytes:
                 address = (shndx << _SECTION_SHIFT) | (value & _OFFSET_MASK)
                 struct.pack_into("<Q", image, symbol + 8, address)
     return bytes(image)
+
+
+def _drop_empty_relocations(image: bytearray, header: int) -> None:
+    """Take R_AARCH64_NONE entries out of a relocation section: linkers leave them, pyelftools knows no such type."""
+    start, size = struct.unpack_from("<QQ", image, header + 24)
+    entries = [image[at : at + _RELA_SIZE] for at in range(start, start + size - _RELA_SIZE + 1, _RELA_SIZE)]
+    kept = b"".join(entry for entry in entries if struct.unpack_from("<I", entry, 8)[0])
+    if len(kept) < len(entries) * _RELA_SIZE:
+        image[start : start + len(kept)] = kept
+        struct.pack_into("<Q", image, header + 32, len(kept))
 
 
 def _is_debug_section(data: bytes, headers: int, number: int) -> bool:

@@ -23,6 +23,7 @@ _MAIR = 0x0000_0004_0044_FFFF
 _PA_BITS, _PS_44_BITS = 44, 4
 _VTCR = 1 << 31 | _PS_44_BITS << 16 | 3 << 12 | 1 << 10 | 1 << 8 | 2 << 6 | (64 - _PA_BITS)
 _KEY_REGISTERS = 10
+_MPIDR_RES1 = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ def set_system_registers(
 ) -> None:
     """Set EL2 of the CPU on the engine up as ``___kvm_hyp_init`` does (host stage-2 still off)."""
     engine.write_sysreg("HCR_EL2", hcr_for(profile))
+    # What the host reads as MPIDR_EL1.
+    engine.write_sysreg("VMPIDR_EL2", _MPIDR_RES1 | cpu.index)
     engine.write_sysreg("MAIR_EL2", _MAIR)
     if profile.hvhe:
         # The EL1 layout: the upper range is off (EPD1), T1SZ does not matter.

@@ -1,4 +1,8 @@
-"""The end of a hypervisor: what a BUG or a WARN at EL2 is in the model."""
+"""The end of a hypervisor: what a BUG, a WARN or a bad access of its own at EL2 is in the model.
+
+Raised by an op or by the service of a trap, :class:`HypBug` becomes a real panic of the emulated hypervisor
+(:mod:`pkvm_emu.hyp.panic`). Called from Python without a CPU behind it, the model raises it as it is.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,25 @@ class HypBug(ModuleError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"hypervisor BUG: {reason}")
         self.reason = reason
+
+
+class HypFault(HypBug):
+    """The hypervisor's own code reached for an address that EL2 does not map so: a data abort at EL2, and a panic.
+
+    Args:
+        reason: which op wanted what there.
+        address: the hyp VA.
+        is_write: a store, else a load.
+    """
+
+    def __init__(self, reason: str, address: int, is_write: bool) -> None:
+        super().__init__(reason)
+        self.address = address
+        self.is_write = is_write
+
+
+class HypMisuse(ModuleError):
+    """The module used an op in a way that a device does not report and that goes wrong there in silence."""
 
 
 class UnservedOp(ModuleError):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from errno import EAGAIN, ENOMEM, EPERM, ERANGE
 
+from pkvm_emu.abi.ownership import OwnershipRules
 from pkvm_emu.hyp.host_stage2_table import HostStage2Table
-from pkvm_emu.hyp.ownership_rules import OwnershipRules
 from pkvm_emu.hyp.page_state import MemoryMap
 from pkvm_emu.hyp.pgtable import HOST_MEM_PROT, HOST_MMIO_PROT, TableFeatures
 from pkvm_emu.hyp.pool import HypPool

@@ -13,8 +13,8 @@ import struct
 from collections.abc import Callable
 from errno import ENOMEM, ERANGE
 
+from pkvm_emu.abi.ownership import OwnershipRules
 from pkvm_emu.hyp.errors import HypBug
-from pkvm_emu.hyp.ownership_rules import OwnershipRules
 from pkvm_emu.hyp.page_state import MemoryMap
 from pkvm_emu.hyp.pgtable import (
     HOST_MEM_PROT,

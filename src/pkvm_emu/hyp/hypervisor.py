@@ -6,31 +6,35 @@ of: the page tables, the page ownership, the tables of handlers, ``struct pkvm_m
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from pkvm_emu.abi.generation import Generation
 from pkvm_emu.errors import EmulatorError
 from pkvm_emu.firmware import image as firmware
 from pkvm_emu.hyp import cpu as hyp_cpu
-from pkvm_emu.hyp import layout, registry
+from pkvm_emu.hyp import hypercalls, layout, ops, registry
 from pkvm_emu.hyp.cpu import HostContext, HypCpu
 from pkvm_emu.hyp.el3 import El3Firmware
-from pkvm_emu.hyp.errors import HypBug
+from pkvm_emu.hyp.errors import HypBug, HypFault
 from pkvm_emu.hyp.host_stage2 import HostStage2
 from pkvm_emu.hyp.hyp_stage1 import HypStage1
 from pkvm_emu.hyp.op_table import OpTable
 from pkvm_emu.hyp.ownership import Ownership
 from pkvm_emu.hyp.ownership_setup import MemoryLayout, build_ownership
-from pkvm_emu.hyp.page_state import Region
+from pkvm_emu.hyp.page_state import HypVmemmap, Region
 from pkvm_emu.hyp.panic import PanicPath
 from pkvm_emu.hyp.pgtable import PAGE_HYP, PAGE_HYP_EXEC, PAGE_HYP_RO, PROT_W, TableFeatures
+from pkvm_emu.hyp.service import el2_service
 from pkvm_emu.hyp.traps import Traps
-from pkvm_emu.machine.core import Service, ServiceResult
+from pkvm_emu.machine.core import ServiceResult
 from pkvm_emu.machine.machine import Machine
 from pkvm_emu.machine.state import State, StateDict
 
 PAGE_SIZE = 4096
+P = TypeVar("P")
 
 
 class Hypervisor(State):
@@ -88,16 +92,21 @@ class Hypervisor(State):
         #: The private range grows upwards and is never given back.
         self.private_cursor = layout.PRIVATE_BASE
         self.finalised = False
+        #: An IOMMU driver of a module follows the host's stage-2: services may have to call it.
+        self.tells_modules = False
+        #: Which kCFI type ids are checked at EL2: ``none``, ``plain`` or ``normalised``.
+        self.kcfi_flavour = "none"
         self.hcr: StateDict[int, int] = StateDict(machine.journal, "hyp.hcr")
         self._cpus = [self._make_cpu(index) for index in range(profile.cpus)]
         for va, pa, size in self._vmemmap.mappings(layout.VMEMMAP_BASE):
             self._stage1.map(va, size, pa, PAGE_HYP)
         self.private_cursor = layout.FIRST_MODULE_VA
+        self._panic = PanicPath(self)
+        self._parts: dict[type[Any], Any] = {cls: cls(self) for cls in registry.PARTS}
         self._ops = OpTable(self)
         self._configure_firmware()
         self._el3 = El3Firmware(self)
         self._traps = Traps(self)
-        self._panic = PanicPath(self)
         self._memstart = memstart
 
     # Parts
@@ -141,6 +150,21 @@ class Hypervisor(State):
     def traps(self) -> Traps:
         """Traps of the host."""
         return self._traps
+
+    @property
+    def panic(self) -> PanicPath:
+        """How it ends."""
+        return self._panic
+
+    @property
+    def vmemmap(self) -> HypVmemmap:
+        """``struct hyp_page`` of every page of RAM."""
+        return self._vmemmap
+
+    def part(self, kind: type[P]) -> P:
+        """This hypervisor's object of a class registered with ``hyp_part``."""
+        found: P = self._parts[kind]
+        return found
 
     @property
     def cpu(self) -> HypCpu:
@@ -190,6 +214,7 @@ class Hypervisor(State):
     def expect_kcfi(self, flavour: str) -> None:
         """Check and plant kCFI type ids of one flavour (``none``, ``plain``, ``normalised``) from now on."""
         self._ops.plant_kcfi(flavour)
+        self.kcfi_flavour = flavour
         for label, kind in (
             ("kcfi_hcall", "hcall"),
             ("kcfi_init", "el2_init"),
@@ -216,7 +241,18 @@ class Hypervisor(State):
 
     def add_firmware_service(self, label: str, function: Callable[..., ServiceResult], nargs: int) -> None:
         """Let Python answer an EL2 firmware entry by its label."""
-        self._machine.core.add_service(self.entry(label), Service(label, 2, nargs, function))
+        self._machine.core.add_service(self.entry(label), el2_service(self, label, nargs, function))
+
+    def call_module(self, function: int, kcfi: int, *args: int) -> int:
+        """Call a function of a module at EL2 from a service that the run loop performs; its x0.
+
+        Args:
+            function: hyp VA.
+            kcfi: type id that has to be in front of it; 0: not checked.
+            args: x0 to x8.
+        """
+        registers = [*args, *[0] * (9 - len(args)), function, *[0] * 6, kcfi]
+        return self._machine.core.call(self.entry("fw_call_module"), *registers)[0]
 
     # Firmware data
 
@@ -283,21 +319,42 @@ class Hypervisor(State):
             va += len(chunk)
         return bytes(out)
 
-    def write(self, va: int, data: bytes) -> None:
+    def load(self, va: int, size: int, what: str) -> bytes:
+        """``size`` bytes that the hypervisor itself reads at a hyp VA for an op.
+
+        Raises:
+            HypFault: not mapped at EL2: on the device the hypervisor faults here. ``what`` says what it wanted.
+        """
+        data = self.read(va, size)
+        if data is None:
+            raise HypFault(f"{what}: the {size} bytes at {va:#x} are not mapped at EL2", va, is_write=False)
+        return data
+
+    def load_u64(self, va: int, what: str) -> int:
+        """64 bits at a hyp VA; raises as :meth:`load`."""
+        return int.from_bytes(self.load(va, 8, what), "little")
+
+    def write(self, va: int, data: bytes, what: str = "the result of the op") -> None:
         """Write at a hyp VA.
 
         Raises:
-            HypBug: not mapped writable at EL2: on the device the hypervisor itself faults here.
+            HypFault: not mapped writable at EL2: on the device the hypervisor itself faults here.
         """
-        pa = self.to_pa(va)
-        leaf = self._stage1.leaf(va)
-        if pa is None or leaf is None or pa not in self._machine.ram or not self._stage1.prot(leaf.descriptor) & PROT_W:
-            raise HypBug(f"the hypervisor writes {len(data)} bytes at {va:#x}, which is not writable at EL2")
-        self._machine.ram.write(pa, data)
+        done = 0
+        while done < len(data):
+            here = va + done
+            chunk = data[done : done + PAGE_SIZE - here % PAGE_SIZE]
+            leaf = self._stage1.leaf(here)
+            if leaf is None or not leaf.valid or leaf.pa not in self._machine.ram or not (
+                self._stage1.prot(leaf.descriptor) & PROT_W
+            ):
+                raise HypFault(f"{what}: {here:#x} is not writable at EL2", here, is_write=True)
+            self._machine.ram.write(leaf.pa, chunk)
+            done += len(chunk)
 
-    def write_u64(self, va: int, value: int) -> None:
+    def write_u64(self, va: int, value: int, what: str = "the result of the op") -> None:
         """Store 64 bits at a hyp VA."""
-        self.write(va, (value & (1 << 64) - 1).to_bytes(8, "little"))
+        self.write(va, (value & (1 << 64) - 1).to_bytes(8, "little"), what)
 
     def read_host(self, kernel_va: int, size: int) -> bytes:
         """``size`` bytes that the host passed by linear-map address (EL2 reads them at ``kern_hyp_va``)."""
@@ -309,12 +366,12 @@ class Hypervisor(State):
         return f"EL2 {self._machine.engine.read('x30') - 4:#x}"
 
     def unmap_module_page(self, pfn: int, va: int) -> None:
-        """Take a module page out of EL2 and give it back to the host."""
-        if self._stage1.unmap(va, PAGE_SIZE) != PAGE_SIZE:
-            raise HypBug(f"unmap_module_page: nothing is mapped at {va:#x}")
+        """Give a module page back to the host and take it out of EL2."""
         error = self._ownership.hyp_donate_host(pfn, 1, origin="unmap_module_page")
         if error:
-            raise HypBug(f"unmap_module_page: page {pfn:#x} cannot be given back (errno {-error})")
+            raise HypBug(f"unmap_module_page: page {pfn:#x} cannot be given back: {self._ownership.last_refusal}")
+        if self._stage1.unmap(va, PAGE_SIZE) != PAGE_SIZE:
+            raise HypBug(f"unmap_module_page: nothing is mapped at {va:#x}")
 
     def variadic(self, registers: tuple[int, ...], first: int) -> Any:
         """EL2 functions here take no variadic arguments."""
@@ -344,10 +401,6 @@ class Hypervisor(State):
 
 def register_all() -> None:
     """Import every op and hypercall, so that the registries are filled."""
-    import pkvm_emu.hyp.hypercalls.modules
-    import pkvm_emu.hyp.hypercalls.pages
-    import pkvm_emu.hyp.ops.handlers
-    import pkvm_emu.hyp.ops.memory
-    import pkvm_emu.hyp.ops.serial  # noqa: F401
-
-    assert registry.OPS
+    for package in (hypercalls, ops):
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")

@@ -24,8 +24,12 @@ PER_CPU_SIZE = 0x1000
 HOST_KEYS_OFFSET = 0xD00
 HYP_KEYS_OFFSET = 0xD80
 
-HEAP_SIZE = 128 << 20
+#: One page a CPU, then the one 2 MiB slot, then the address space of ``hyp_alloc`` up to the first module.
+FIXMAP_VA = PRIVATE_BASE + 0x10_0000
+FIXBLOCK_VA = PRIVATE_BASE + 0x20_0000
 FIXBLOCK_SIZE = 2 << 20
+HEAP_VA = PRIVATE_BASE + 0x40_0000
+HEAP_SIZE = 128 << 20
 
 
 def kern_hyp_va(kernel_va: int) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pkvm_emu.abi.generation import GENERATIONS
 from pkvm_emu.arch.insn import b, hvc, ret
 from pkvm_emu.errors import EmulatorError
 from pkvm_emu.hyp import registry
+from pkvm_emu.hyp.errors import UnservedOp
+from pkvm_emu.hyp.service import el2_service
 from pkvm_emu.machine.calling import bind
 from pkvm_emu.machine.core import SERVICE_IMMEDIATE, Service
 
@@ -23,6 +26,11 @@ FIRMWARE_OPS = {
     "memcpy": "fw_memcpy",
 }
 PAGE_SIZE = 4096
+_LOOK_BACK = 24
+#: LDR Xt, [Xn, #imm12 * 8]; BLR Xn; LDUR Wt, [Xn, #-4] (the kCFI word).
+_LDR, _LDR_MASK = 0xF940_0000, 0xFFC0_0000
+_BLR, _BLR_MASK = 0xD63F_0000, 0xFFFF_FC1F
+_LDUR, _LDUR_MASK = 0xB85F_C000, 0xFFFF_FC00
 
 
 class OpTable:
@@ -77,6 +85,36 @@ class OpTable:
                 return name
         return None
 
+    def missing_call(self, pc: int) -> str | None:
+        """What the call of a NULL pointer at ``pc`` wanted, where the pointer was loaded from an empty slot of the table.
+
+        Args:
+            pc: hyp VA of the BLR, or of the load of the kCFI word before it.
+        """
+        word = self._hyp.machine.core.fetch(pc)
+        if word is None or (word & _BLR_MASK != _BLR and word & _LDUR_MASK != _LDUR):
+            return None
+        pointer = word >> 5 & 0x1F
+        for address in range(pc - 4, pc - 4 * _LOOK_BACK, -4):
+            word = self._hyp.machine.core.fetch(address)
+            if word is None:
+                return None
+            if word & _LDR_MASK == _LDR and word & 0x1F == pointer:
+                return self._name_empty_slot((word >> 10 & 0xFFF) * 8)
+        return None
+
+    def _name_empty_slot(self, offset: int) -> str | None:
+        if offset >= PAGE_SIZE or self._hyp.machine.ram.read_u64(self._table_pa + offset):
+            return None
+        own = self._hyp.generation
+        known = []
+        for generation in GENERATIONS:
+            slot = generation.ops.by_offset.get(offset)
+            if generation.layout != own.layout and slot is not None and slot.prototype:
+                known.append(f"{slot.name} on {generation.name}")
+        named = f"; there is {', '.join(known)}" if known else ""
+        return f"slot {offset:#x} of struct pkvm_module_ops, which {own.name} does not have{named}"
+
     def _service(self, name: str) -> Service:
         if name in FIRMWARE_OPS:
             return Service(name, 2, 3, lambda *_: None)
@@ -84,11 +122,9 @@ class OpTable:
         if served is None:
             return Service(name, 2, 8, self._stop_at(name))
         nargs, call = bind(served.function, self._hyp)
-        return Service(name, 2, nargs, call, in_hook=not served.runs_guest)
+        return el2_service(self._hyp, f"ops->{name}()", nargs, call, served.runs_guest)
 
     def _stop_at(self, name: str) -> Any:
-        from pkvm_emu.hyp.errors import UnservedOp
-
         def stop(*registers: int) -> None:
             hyp = self._hyp
             caller = hyp.machine.engine.read("x30") - 4

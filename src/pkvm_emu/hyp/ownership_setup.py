@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from pkvm_emu.abi.ownership import RULES
 from pkvm_emu.errors import UsageError
 from pkvm_emu.hyp.host_stage2 import HostStage2
 from pkvm_emu.hyp.hyp_stage1 import HypStage1
 from pkvm_emu.hyp.ownership import Ownership
-from pkvm_emu.hyp.ownership_rules import RULES
 from pkvm_emu.hyp.page_state import HypVmemmap, MemoryMap, Region
 from pkvm_emu.hyp.pgtable import TableFeatures
 from pkvm_emu.hyp.pool import Carveout, HypPool, divide_reserve
@@ -70,7 +70,7 @@ def build_ownership(
     Args:
         journal: owner of the Python-side state.
         mem: guest physical memory.
-        generation: a name in :data:`pkvm_emu.hyp.ownership_rules.RULES`.
+        generation: a name in :data:`pkvm_emu.abi.ownership.RULES`.
         layout: where memory is.
         features: CPU features; LPA2 is left out where the generation does not use it.
         flush_host, flush_hyp: TLB invalidation of stage-2 and of EL2 stage-1.

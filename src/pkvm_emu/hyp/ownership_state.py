@@ -1,7 +1,7 @@
 """What the hypervisor believes about pages, and the two primitive changes: taking a page and giving it back.
 
 The checks run in the hypervisor's order and stop at its first complaint; which errno that is differs by generation
-(:mod:`pkvm_emu.hyp.ownership_rules`). Source: arch/arm64/kvm/hyp/nvhe/mem_protect.c (host_check_page_state_range,
+(:mod:`pkvm_emu.abi.ownership`). Source: arch/arm64/kvm/hyp/nvhe/mem_protect.c (host_check_page_state_range,
 host_stage2_set_owner, hyp_check_page_state_range).
 """
 
@@ -10,11 +10,11 @@ from __future__ import annotations
 from errno import EINVAL, ENOMEM, EPERM, ERANGE
 from typing import NoReturn
 
+from pkvm_emu.abi.ownership import OwnershipRules
 from pkvm_emu.hyp.errors import HypBug
 from pkvm_emu.hyp.host_stage2 import HostStage2
 from pkvm_emu.hyp.hyp_stage1 import HypStage1
 from pkvm_emu.hyp.ownership_log import PageEvent, PageInfo, Refusal, history_of
-from pkvm_emu.hyp.ownership_rules import OwnershipRules
 from pkvm_emu.hyp.page_state import (
     MODULE_OWNED,
     NOPAGE,

@@ -1,27 +1,39 @@
-"""The end of a hypervisor: what is recorded when EL2 panics."""
+"""The end of a hypervisor: how EL2 panics, and what is recorded.
+
+Every way to the end is the one of a device: an exception taken from EL2 (or an unexpected one from the host), the panic notifier of
+the module, then the report. What Python finds wrong takes the same way, through a real BRK or a real bad access in the firmware.
+Source: arch/arm64/kvm/hyp/nvhe/switch.c (hyp_panic), arch/arm64/kvm/handle_exit.c (nvhe_hyp_panic_handler).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pkvm_emu.arch.esr import Esr
 from pkvm_emu.errors import ModuleError
+from pkvm_emu.hyp.errors import HypBug, HypFault
+from pkvm_emu.machine.core import Service
+from pkvm_emu.machine.state import State
 
 if TYPE_CHECKING:
     from pkvm_emu.hyp.hypervisor import Hypervisor
 
-_EC_BRK, _EC_SHIFT = 0x3C, 26
+_EC_BRK, _EC_UNKNOWN, _EC_IABT, _EC_DABT, _EC_SHIFT = 0x3C, 0x00, 0x21, 0x25, 26
 _BUG_IMM = 0x800
 _CFI_BASE, _CFI_MASK = 0x8000, 0x3FF
-_MODE_EL2H, _MODE_MASK = 0x9, 0x1F
 _EL_SHIFT = 2
+_WNR = 1 << 6
+_PAGE_SIZE = 4096
+_KCFI_WORD_OF_NULL = (1 << 64) - 4
 
 
 @dataclass(frozen=True, slots=True)
 class PanicState:
     """The registers that the panic message shows, and the stack overflow verdict.
 
-    ``elr`` is the hyp VA of the instruction at fault; ``sp`` was EL2's stack pointer.
+    ``elr`` is the hyp VA of the instruction at fault; ``sp`` and ``lr`` were EL2's stack pointer and x30.
     """
 
     esr: int
@@ -31,6 +43,7 @@ class PanicState:
     hpfar: int
     par: int
     sp: int
+    lr: int
     stack_overflow: bool
 
     @property
@@ -39,14 +52,19 @@ class PanicState:
         return self.spsr >> _EL_SHIFT & 3 != 2
 
     @property
+    def exception_class(self) -> int:
+        """ESR_EL2.EC."""
+        return self.esr >> _EC_SHIFT
+
+    @property
     def is_bug(self) -> bool:
         """A BUG() or WARN() at EL2."""
-        return self.esr >> _EC_SHIFT == _EC_BRK and self.esr & 0xFFFF == _BUG_IMM
+        return self.exception_class == _EC_BRK and self.esr & 0xFFFF == _BUG_IMM
 
     @property
     def is_cfi_failure(self) -> bool:
         """A kCFI check at EL2 failed."""
-        return self.esr >> _EC_SHIFT == _EC_BRK and self.esr & 0xFFFF & ~_CFI_MASK == _CFI_BASE
+        return self.exception_class == _EC_BRK and self.esr & 0xFFFF & ~_CFI_MASK == _CFI_BASE
 
 
 class HypPanic(ModuleError):
@@ -63,25 +81,52 @@ class HypPanic(ModuleError):
         self.reason = reason
 
 
-class PanicPath:
-    """Serves the firmware's panic entries: finds a stack that works, lets the notifier run, ends the run."""
+class PanicPath(State):
+    """Serves the firmware's panic entries: finds a stack that works, lets the notifier run, reports, ends the run.
+
+    Attributes:
+        state: the registers of the panic that is under way, or None.
+        reason: why the model began it, or None where module code did.
+    """
 
     def __init__(self, hyp: Hypervisor) -> None:
+        super().__init__(hyp.machine.journal, "hyp.panic")
         self._hyp = hyp
         self._engine = hyp.machine.engine
-        self._state: PanicState | None = None
-        hyp.add_firmware_service("panic_from_el2", self._enter, 0)
-        hyp.add_firmware_service("panic_from_host", self._enter, 0)
-        hyp.add_firmware_service("panic_finish", self._finish, 0)
+        self._report: Callable[[PanicState, str], None] = lambda state, message: None
+        self.state: PanicState | None = None
+        self.reason: str | None = None
+        for label, function in (
+            ("panic_from_el2", self._enter),
+            ("panic_from_host", self._enter),
+            ("panic_finish", self._finish),
+        ):
+            hyp.machine.core.add_service(hyp.entry(label), Service(label, 2, 0, function))
+
+    def set_reporter(self, report: Callable[[PanicState, str], None]) -> None:
+        """Install what the host kernel does about a panic: called with the registers and the explanation."""
+        self._report = report
+
+    def begin(self, name: str, bug: HypBug) -> int:
+        """Begin the panic of something that Python found while it served ``name``.
+
+        Returns:
+            Where the CPU has to go on: a BRK, or the access that faults, in the firmware.
+        """
+        caller = self._hyp.machine.core.describe(self._engine.read("x30") - 4, 2)
+        self.reason = f"{name}, called by {caller}: {bug.reason}"
+        if not isinstance(bug, HypFault):
+            return self._hyp.entry("hyp_bug")
+        self._engine.write("x9", bug.address)
+        return self._hyp.entry("hyp_fault_store" if bug.is_write else "hyp_fault_load")
 
     def _enter(self) -> int:
         engine, cpu = self._engine, self._hyp.cpu
-        if self._state is not None:
+        if self.state is not None:
             # A panic inside the panic notifier: the first one counts.
             self._finish()
         sp = engine.read("sp")
-        overflow = not cpu.stack_base <= sp <= cpu.stack_top
-        self._state = PanicState(
+        self.state = PanicState(
             esr=engine.read("esr_el2"),
             elr=engine.read("elr_el2"),
             spsr=engine.read_sysreg("SPSR_EL2"),
@@ -89,26 +134,68 @@ class PanicPath:
             hpfar=engine.read_sysreg("HPFAR_EL2"),
             par=engine.read_sysreg("PAR_EL1"),
             sp=sp,
-            stack_overflow=overflow,
+            lr=engine.read("x30"),
+            stack_overflow=not cpu.stack_base <= sp <= cpu.stack_top,
         )
+        if not self.reason:
+            self.reason = self._explain_registers(self.state)
         engine.write("sp", cpu.overflow_top)
         return cpu.context_va
 
     def _finish(self) -> None:
-        state, self._state = self._state, None
+        state, reason = self.state, self.reason
         assert state is not None
-        raise HypPanic(self._message(state), state)
+        self.state = self.reason = None
+        message = f"{self._heading(state)}: {reason}"
+        self._report(state, message)
+        raise HypPanic(message, state, reason)
 
-    def _message(self, state: PanicState) -> str:
-        where = self._hyp.machine.core.describe(state.elr, 2)
+    @staticmethod
+    def _heading(state: PanicState) -> str:
         if state.from_host:
-            return f"Invalid host exception to nVHE hyp! (ESR_EL2 {state.esr:#x})"
+            return "Invalid host exception to nVHE hyp"
         if state.stack_overflow:
-            return f"EL2 stack overflow at {where} (SP {state.sp:#x})"
+            return "EL2 stack overflow"
         if state.is_bug:
-            return f"hypervisor BUG at {where}"
+            return "hypervisor BUG"
+        return "kCFI failure at EL2" if state.is_cfi_failure else "hypervisor panic"
+
+    def _explain_registers(self, state: PanicState) -> str:
+        """What module code did, by the exception that it took."""
+        describe = self._hyp.machine.core.describe
+        where = describe(state.elr, 2)
+        if state.from_host:
+            return f"{describe(state.elr, 1)} took an exception that is no synchronous one (ESR_EL2 {state.esr:#x})"
+        if state.stack_overflow:
+            return f"{where} with SP {state.sp:#x}, below the {self._hyp.cpu.stack_base:#x} of this CPU's stack"
+        if state.is_bug:
+            return f"BUG() or WARN() at {where}"
         if state.is_cfi_failure:
             register = state.esr & 0x1F
             target = self._engine.read(f"x{register}") if register < 31 else 0
-            return f"kCFI failure at EL2: {where} calls {self._hyp.machine.core.describe(target, 2)} as a function of another type"
-        return f"hypervisor panic at {where}: ESR_EL2 {state.esr:#x}, FAR_EL2 {state.far:#x}"
+            return f"{where} calls {describe(target, 2)} as a function of another type"
+        if state.exception_class == _EC_UNKNOWN:
+            return f"undefined instruction at {where}"
+        if state.exception_class == _EC_IABT:
+            slot = self._hyp.ops.missing_call(state.lr - 4) if state.elr < _PAGE_SIZE else None
+            target = slot or f"{describe(state.elr, 2)}, which is not executable at EL2"
+            return f"{describe(state.lr - 4, 2)} calls {target}"
+        if state.exception_class == _EC_DABT:
+            return f"{where} {self._access(state)}"
+        return f"{where}: ESR_EL2 {Esr(state.esr).describe()}"
+
+    def _access(self, state: PanicState) -> str:
+        verb = "writes" if state.esr & _WNR else "reads"
+        address, hyp = state.far, self._hyp
+        text = f"{verb} {address:#x}"
+        if address == _KCFI_WORD_OF_NULL:
+            return f"calls {hyp.ops.missing_call(state.elr) or 'a NULL function pointer'} ({text}: its kCFI word)"
+        if address < _PAGE_SIZE:
+            return f"{text}: a NULL pointer"
+        leaf = hyp.stage1.leaf(address)
+        if leaf is not None and leaf.valid:
+            return f"{text}, which EL2 maps without that permission"
+        pa = hyp.stage1.pa_of(address)
+        if pa in hyp.machine.ram:
+            return f"{text}, the linear address of a page that EL2 does not map: {hyp.ownership.page(pa)}"
+        return f"{text}, which EL2 does not map"

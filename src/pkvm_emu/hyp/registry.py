@@ -41,7 +41,7 @@ class Hypercall:
 class GuestCall:
     """A hypercall's request to run module code at EL2: the firmware calls ``function(argument)``.
 
-    The result goes to ``then`` of the hypercall's registration: see :func:`hypercall_result`.
+    What the function returns (an int) becomes x1 of the hypercall.
     """
 
     function: int
@@ -49,7 +49,21 @@ class GuestCall:
 
 
 OPS: dict[str, Op] = {}
+#: Classes of which every hypervisor has one object; see :func:`hyp_part`.
+PARTS: list[type[Any]] = []
 HYPERCALLS: dict[str, Hypercall] = {}
+
+
+C = TypeVar("C", bound=type[Any])
+
+
+def hyp_part(cls: C) -> C:
+    """Give every hypervisor an object of the decorated class, made with the hypervisor as its only argument.
+
+    ``hyp.part(cls)`` is that object. Its mutable state belongs in the journal or in guest memory.
+    """
+    PARTS.append(cls)
+    return cls
 
 
 def op(*names: str, runs_guest: bool = False) -> Callable[[F], F]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pkvm_emu.arch.esr import Esr
 from pkvm_emu.arch.smccc import SMCCC_RET_NOT_SUPPORTED, SMCCC_RET_SUCCESS
 from pkvm_emu.hyp import registry
 from pkvm_emu.hyp.errors import HypBug
@@ -53,10 +54,18 @@ class Traps:
         hyp.add_firmware_service("op_host_mem_abort", self.host_mem_abort, 1)
         hyp.add_firmware_service("op_perm_result", self.perm_result, 1)
         hyp.add_firmware_service("op_inject_abort", self.inject_abort, 1)
+        hyp.add_firmware_service("op_unhandled_trap", self.unhandled_trap, 1)
 
     def name_of(self, number: int) -> str | None:
         """The hypercall with a number (without 0xC6000000)."""
         return self._names.get(number)
+
+    def unhandled_trap(self, _context: int) -> None:
+        """A trap of the host that nobody wants: a BUG."""
+        esr = Esr(self._engine.read("esr_el2"))
+        where = self._hyp.machine.core.describe(self._engine.read("elr_el2"), 1)
+        handler = "the default trap handler returned false" if self._hyp.read_word("default_trap_fn") else "no handler"
+        raise HypBug(f"trap of the host at {where} ({esr.describe()}): {handler}")
 
     # Hypercalls
 

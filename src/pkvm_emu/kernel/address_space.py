@@ -10,18 +10,25 @@ from pkvm_emu.machine.pagetable import PageTable, TableAllocator
 from pkvm_emu.machine.state import State
 
 _AF_SH = 1 << 10 | 3 << 8
-_READ_ONLY = 1 << 7
+_READ_ONLY, _USER = 1 << 7, 1 << 6
 _UXN, _PXN = 1 << 54, 1 << 53
 _GUARDED = 1 << 50
-_DEVICE_INDEX = 4 << 2
+_DEVICE_INDEX, _NON_CACHEABLE_INDEX = 4 << 2, 2 << 2
 _BLOCK_2M = 2
 
-#: Leaf attributes by protection: read-execute, read-only, read-write, device.
+#: Leaf attributes by protection: read-execute, read-only, read-write, device, normal non-cacheable.
 ATTRIBUTES = {
     "rx": _AF_SH | _READ_ONLY | _UXN,
     "ro": _AF_SH | _READ_ONLY | _UXN | _PXN,
     "rw": _AF_SH | _UXN | _PXN,
     "device": 1 << 10 | _DEVICE_INDEX | _UXN | _PXN,
+    "nc": 1 << 10 | _NON_CACHEABLE_INDEX | _UXN | _PXN,
+}
+#: The same for EL0.
+USER_ATTRIBUTES = {
+    "rx": _AF_SH | _READ_ONLY | _USER | _PXN,
+    "rw": _AF_SH | _USER | _UXN | _PXN,
+    "device": 1 << 10 | _DEVICE_INDEX | _USER | _UXN | _PXN,
 }
 #: MAIR_EL1: normal, normal tagged, non-cacheable, nGnRnE, nGnRE.
 MAIR = 0x0000_0004_0044_FFFF
@@ -115,6 +122,14 @@ class KernelAddressSpace(State):
                 return leaf.pa
         raise GuestFault(va, size)
 
+    def is_writable(self, va: int) -> bool:
+        """Whether stage 1 lets EL1 write at ``va``."""
+        if layout.PAGE_OFFSET <= va < layout.LINEAR_END:
+            return self.to_pa(va) in self._ram
+        self.to_pa(va)
+        table = self._table if va >= layout.PAGE_OFFSET else self._user
+        return not table.walk(va).descriptor & _READ_ONLY
+
     # Access
 
     def read(self, va: int, size: int) -> bytes:
@@ -187,6 +202,14 @@ class KernelAddressSpace(State):
     def unmap(self, va: int, size: int) -> None:
         """Remove a mapping."""
         self._table.unmap(va, size)
+
+    def map_user(self, va: int, pa: int, size: int, prot: str) -> None:
+        """Map pages for EL0 with protection ``rx``, ``rw`` or ``device``; none is executable at EL1."""
+        self._user.map(va, pa, size, USER_ATTRIBUTES[prot])
+
+    def unmap_user(self, va: int, size: int) -> None:
+        """Remove a mapping of EL0's."""
+        self._user.unmap(va, size)
 
     def reserve_module_area(self, size: int) -> int:
         """Address space for a module: ``size`` bytes, page aligned, with a guard page behind."""

@@ -56,17 +56,42 @@ def boot_protected_modules(
         parameters: module parameters that do not come from the command line, by module name.
     """
     for position, name in enumerate(names):
-        file = files.get(name) or files.get(name.replace("-", "_"))
-        try:
-            if file is None:
-                raise ModuleLoadError(f"{name}: no such module was given (-ENOENT)", -_ENOENT)
-            given = [*kernel.command_line.module_parameters(name), *parameters.get(file.name, ())]
-            kernel.loader.load(file, given)
-            report.outcomes.append(ModuleOutcome(name, "loaded"))
-        except ModuleLoadError as error:
-            report.outcomes.append(ModuleOutcome(name, "failed", f"{error}", error.errno))
+        outcome = _load(kernel, name, files, parameters)
+        report.outcomes.append(outcome)
+        if outcome.status == "failed":
             kernel.log.write(f"Failed to load pkvm module {name}: {_MODPROBE_FAILED}", level=3)
             report.outcomes.extend(ModuleOutcome(later, "skipped") for later in names[position + 1 :])
             kernel.log.write(kernel.generation.boot.clear_firmware_message, level=6)
             return
 
+
+def load_without_protection(
+    kernel: Kernel,
+    names: Sequence[str],
+    files: Mapping[str, ModuleFile],
+    report: BootReport,
+    parameters: Mapping[str, Sequence[tuple[str, str | None]]],
+) -> None:
+    """Load modules on a kernel that is not in protected mode, as ``modprobe`` does after boot: each for itself.
+
+    Such a kernel ignores ``kvm-arm.protected_modules=``; loading an EL2 half is -EOPNOTSUPP there. Arguments as for
+    :func:`boot_protected_modules`.
+    """
+    report.outcomes.extend(_load(kernel, name, files, parameters) for name in names)
+
+
+def _load(
+    kernel: Kernel,
+    name: str,
+    files: Mapping[str, ModuleFile],
+    parameters: Mapping[str, Sequence[tuple[str, str | None]]],
+) -> ModuleOutcome:
+    file = files.get(name) or files.get(name.replace("-", "_"))
+    try:
+        if file is None:
+            raise ModuleLoadError(f"{name}: no such module was given (-ENOENT)", -_ENOENT)
+        given = [*kernel.command_line.module_parameters(name), *parameters.get(file.name, ())]
+        kernel.loader.load(file, given)
+    except ModuleLoadError as error:
+        return ModuleOutcome(name, "failed", f"{error}", error.errno)
+    return ModuleOutcome(name, "loaded")

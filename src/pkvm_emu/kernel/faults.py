@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 BUG_BRK_IMM = 0x800
 _CFI_BRK_BASE, _CFI_BRK_MASK = 0x8000, 0x3FF
 _S1PTW = 1 << 7
-_FSC_PERMISSION, _FSC_TRANSLATION = 0x0C, 0x04
+_FSC_PERMISSION = 0x0C
+_EL1H_MASKED = 0x3C5
 _WNR = 1 << 6
 _EX_ENTRY = struct.Struct("<iihh")
 _EX_TYPES_WITH_ERROR = {2, 3}
@@ -68,21 +69,26 @@ class FaultHandler:
         if kind == ExceptionClass.BRK64:
             self._breakpoint(esr, pc)
             return
-        if self._access_start <= pc < self._access_end or (kind == ExceptionClass.IABT_CUR and pc == far):
-            if self._host_access(esr, far, pc):
-                return
+        at_access = self._access_start <= pc < self._access_end or (kind == ExceptionClass.IABT_CUR and pc == far)
+        if at_access and self._host_access(esr, far):
+            return
         if kind in (ExceptionClass.DABT_CUR, ExceptionClass.IABT_CUR):
             if self._fix_up(pc):
                 return
-            raise self._oops(self._abort_text(esr, far, kind == ExceptionClass.IABT_CUR), esr, far, pc)
+            raise self._oops(self.abort_text(esr, far, kind == ExceptionClass.IABT_CUR), esr, far, pc)
         raise self._oops(f"Internal error: Oops - {ExceptionClass(kind).name.lower()}", esr, far, pc)
 
     def from_user(self) -> None:
-        """A synchronous exception from EL0: only accesses from Python run there."""
-        engine = self._engine
+        """A synchronous exception from EL0: only accesses from Python run there, and SVC is how they end."""
+        engine, kernel = self._engine, self._kernel
         esr, far, pc = engine.read("esr_el1"), engine.read("far_el1"), engine.read("elr_el1")
-        if not self._host_access(esr, far, pc):
+        if not kernel.in_host_access:
             raise self._oops("unexpected exception from EL0", esr, far, pc)
+        is_done = Esr(esr).ec == ExceptionClass.SVC64
+        if not is_done:
+            self.last_host_fault = (esr, far)
+        engine.write("elr_el1", kernel.entry("host_user_return" if is_done else "host_user_fault"))
+        engine.write_sysreg("SPSR_EL1", _EL1H_MASKED)
 
     def unexpected(self, source: str, kind: str) -> None:
         """An exception that nothing in the model causes."""
@@ -96,13 +102,11 @@ class FaultHandler:
 
     # Parts
 
-    def _host_access(self, esr: int, far: int, pc: int) -> bool:
+    def _host_access(self, esr: int, far: int) -> bool:
         if not self._kernel.in_host_access:
             return False
         self.last_host_fault = (esr, far)
-        # The firmware's own fault exit runs at EL1 whatever level the access was made from.
         self._engine.write("elr_el1", self._kernel.entry("host_access_fault"))
-        self._engine.write_sysreg("SPSR_EL1", 0x3C5)
         return True
 
     def _breakpoint(self, esr: int, pc: int) -> None:
@@ -156,17 +160,17 @@ class FaultHandler:
             self._engine.write(f"x{number}", value)
 
     @staticmethod
-    def _abort_text(esr: int, far: int, is_fetch: bool) -> str:
-        """The line that ``die_kernel_fault`` prints (``arch/arm64/mm/fault.c``)."""
-        if esr & _S1PTW and not is_fetch and esr & 0x3C in (_FSC_PERMISSION, _FSC_TRANSLATION):
-            # pKVM marks the aborts that it injects with S1PTW.
-            what = "access to hypervisor-protected memory"
-        elif esr & 0x3C == _FSC_PERMISSION:
+    def abort_text(esr: int, far: int, is_fetch: bool) -> str:
+        """The line that ``die_kernel_fault`` prints, by the order of ``__do_kernel_fault`` (``arch/arm64/mm/fault.c``)."""
+        if esr & 0x3C == _FSC_PERMISSION:
             what = "execute from non-executable memory" if is_fetch else "write to read-only memory"
             if not is_fetch and not esr & _WNR:
                 what = "read from unreadable memory"
         elif far < 4096:
             what = "NULL pointer dereference"
+        elif esr & _S1PTW:
+            # pKVM marks the aborts that it injects with S1PTW.
+            what = "access to hypervisor-protected memory"
         else:
             what = "paging request"
         return f"Unable to handle kernel {what} at virtual address {far:016x}"

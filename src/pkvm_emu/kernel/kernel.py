@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pkvm_emu.abi.generation import Generation
 from pkvm_emu.errors import EmulatorError
 from pkvm_emu.firmware import image as firmware
-from pkvm_emu.kernel import layout
+from pkvm_emu.kernel import layout, registry
 from pkvm_emu.kernel.address_space import KernelAddressSpace
 from pkvm_emu.kernel.command_line import CommandLine
 from pkvm_emu.kernel.faults import FaultHandler
@@ -26,6 +26,7 @@ from pkvm_emu.machine.state import State, StateDict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+P = TypeVar("P")
 _EL1H_MASKED = 0x3C5
 _NS_PER_SECOND = 1_000_000_000
 #: Every word of the task that compiled code may read its stack canary from holds this (low byte 0, as Linux has it).
@@ -81,8 +82,8 @@ class Kernel(State):
         self._symbolize: Callable[[int], str | None] = lambda va: None
         #: An access made from Python through the CPU is under way: its faults are answers, not crashes.
         self._in_host_access = False
-        #: ``is_protected_kvm_enabled()``; ``kvm-arm.mode=`` decides.
-        self.protected = True
+        #: ``is_protected_kvm_enabled()``: without ``kvm-arm.mode=`` the machine boots as Android devices do.
+        self.protected = command_line.get("kvm-arm.mode", "protected") == "protected"
         self.deprivileged = False
         self.tainted: str = ""
         self.allocations: StateDict[int, int] = StateDict(machine.journal, "kernel.allocations")
@@ -94,6 +95,7 @@ class Kernel(State):
         scratch = self._pages.alloc_pages(0)
         assert scratch is not None
         self._scratch = self._memory.linear_va(scratch)
+        self._parts: dict[type[Any], Any] = {cls: cls(self) for cls in registry.PARTS}
 
     # Parts
 
@@ -146,6 +148,11 @@ class Kernel(State):
     def faults(self) -> FaultHandler:
         """EL1 exceptions."""
         return self._faults
+
+    def part(self, kind: type[P]) -> P:
+        """This kernel's object of a class registered with ``kernel_part``."""
+        found: P = self._parts[kind]
+        return found
 
     # Set-up
 
@@ -255,6 +262,20 @@ class Kernel(State):
             self._in_host_access = False
         return value, self._faults.last_host_fault
 
+    def user_access(self, pc: int, done: int, *registers: int) -> tuple[int, tuple[int, int] | None]:
+        """Run code at EL0 until it makes an SVC or faults.
+
+        Args:
+            pc: user VA of the code.
+            done: user VA that x30 holds there: an ``svc``.
+            registers: x0 and x1 at EL0.
+
+        Returns:
+            x0, and ``(ESR, FAR)`` where it faulted.
+        """
+        padded = registers + (0,) * (2 - len(registers))
+        return self.access("host_user", *padded, pc, done)
+
     @property
     def in_host_access(self) -> bool:
         """Whether :meth:`access` is running."""
@@ -297,11 +318,13 @@ class Kernel(State):
     def deprivilege(self) -> None:
         """``__pkvm_prot_finalize`` on every CPU: from here on the host's stage-2 is enforced."""
         number = self._generation.hypercalls["prot_finalize"]
-        answer = self.hvc(0xC600_0000 | number)
-        if answer[0] or answer[1]:
-            result = answer[1] if not answer[0] else answer[0]
-            self._log.write(self._generation.boot.finalize_error_message.replace("%d", str(result)), level=3)
-            return
+        for cpu in self._machine.cpus:
+            with self._machine.on_cpu(cpu.index):
+                answer = self.hvc(0xC600_0000 | number)
+            if answer[0] or answer[1]:
+                result = answer[1] if not answer[0] else answer[0]
+                self._log.write(self._generation.boot.finalize_error_message.replace("%d", str(result)), level=3)
+                return
         self.deprivileged = True
 
     def set_symboliser(self, symbolize: Callable[[int], str | None]) -> None:

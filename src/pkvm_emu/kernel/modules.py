@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.errno import errno_name
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = kernel_layout.PAGE_SIZE
 ENOENT, ENOMEM, EEXIST, EINVAL = 2, 12, 17, 22
+#: MRS of CNTPCT_EL0 or CNTVCT_EL0.
+_COUNTER_READ = re.compile(rb"[\x20-\x5f]\xe0\x3b\xd5", re.DOTALL)
 
 
 class ModuleLoadError(ModuleError):
@@ -95,6 +98,17 @@ class LoadedModule(State):
         """Whether an EL1 address is inside."""
         return self._image.contains(va)
 
+    def counter_reads(self, el: int) -> list[int]:
+        """Addresses at ``el`` of the instructions of that half of the module that read the generic counter."""
+        delta = self.hyp_delta if el == 2 else 0
+        found = []
+        for index, va in self.layout.placements.items():
+            section = self._file.sections[index]
+            if section.is_code and section.name.startswith(".hyp.") == (el == 2):
+                text = self._image.read(va, section.size)
+                found += [va + delta + m.start() for m in _COUNTER_READ.finditer(text) if not m.start() & 3]
+        return found
+
     def describe(self, va: int) -> str | None:
         """``symbol+0x10/0x40 [module]`` for an EL1 address inside."""
         return self._symboliser.format_address(va)
@@ -134,6 +148,7 @@ class ModuleLoader(State):
         try:
             kernel.machine.core.code_epoch += 1
             kernel.machine.engine.flush_code()
+            kernel.machine.core.hook_counter_reads(module.counter_reads(el=1))
             self._apply_parameters(module, parameters or [])
             result = self._run_init(module)
         except BaseException:

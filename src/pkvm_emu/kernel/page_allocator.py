@@ -67,6 +67,12 @@ class PageAllocator(State):
         del self._orders[pa]
         self._free[order] = (*self._free.get(order, ()), pa)
 
+    def split(self, pa: int) -> None:
+        """``split_page``: an allocated block becomes single pages that are freed one by one."""
+        order = self._orders[pa]
+        for page in range(pa, pa + (PAGE_SIZE << order), PAGE_SIZE):
+            self._orders[page] = 0
+
     def order_of(self, pa: int) -> int | None:
         """The order of the allocated block that starts at ``pa``."""
         return self._orders.get(pa)

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from pkvm_emu.machine.calling import Ptr  # noqa: F401 (the docstring's example)
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class KernelVariable:
     section: str = "data"
 
 
+#: Classes of which every kernel makes one object when it is created (see :func:`kernel_part`).
+PARTS: list[type[Any]] = []
 FUNCTIONS: dict[str, KernelFunction] = {}
 VARIABLES: dict[str, KernelVariable] = {}
 
@@ -82,3 +85,13 @@ def kernel_variable(name: str, size: int, section: str = "data") -> Callable[[F]
         return function
 
     return register
+
+
+def kernel_part(cls: C) -> C:
+    """Give every kernel one object of the decorated class, made as ``cls(kernel)``; ``kernel.part(cls)`` returns it.
+
+    For what a subsystem's functions keep between calls: a :class:`~pkvm_emu.machine.state.State`, so that snapshots bring
+    it back. It exists from the kernel's creation on; made later, going back to an earlier snapshot would lose it.
+    """
+    PARTS.append(cls)
+    return cls

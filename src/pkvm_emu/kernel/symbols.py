@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pkvm_emu.arch.insn import hvc, ret
 from pkvm_emu.errors import EmulatorError, ModuleError
 from pkvm_emu.kernel import layout, registry
+from pkvm_emu.kernel.guest_access import access_oops
+from pkvm_emu.kernel.vsprintf_env import GuestFault
 from pkvm_emu.machine.calling import bind
 from pkvm_emu.machine.core import SERVICE_IMMEDIATE, Service
 from pkvm_emu.machine.state import State, StateDict
@@ -58,7 +60,7 @@ class KernelSymbols(State):
         elif name in self._functions:
             function = self._functions[name]
             nargs, call = bind(function.function, self._kernel)
-            address = self._place_stub(name, nargs, call, in_hook=not function.runs_guest)
+            address = self._place_stub(name, nargs, self._guarded(name, call), in_hook=not function.runs_guest)
         else:
             address = self._place_stub(name, 8, self._stop_at(name), in_hook=True)
             self.unserved[name] = address
@@ -99,6 +101,17 @@ class KernelSymbols(State):
         contents = variable.initial(self._kernel)
         self._kernel.memory.write(address, contents[: variable.size])
         return address
+
+    def _guarded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """``call``, with an address that it cannot access turned into the oops of a device."""
+
+        def guarded(*registers: int) -> Any:
+            try:
+                return call(*registers)
+            except GuestFault as fault:
+                raise access_oops(self._kernel, name, fault) from fault
+
+        return guarded
 
     def _stop_at(self, name: str) -> Callable[..., None]:
         def stop(*registers: int) -> None:

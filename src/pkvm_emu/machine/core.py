@@ -8,8 +8,9 @@ hook; one that has to run guest code leaves the hook and is performed by the run
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from pkvm_emu.errors import ModuleError
@@ -22,12 +23,22 @@ STUB_ARGS = 8
 _MASK64 = (1 << 64) - 1
 _ABORT_CLASSES = frozenset((0x20, 0x21, 0x24, 0x25))
 _TICKS_PER_EVENT = 64
+#: MRS of CNTPCTSS_EL0 and CNTVCTSS_EL0, without the register number.
+_ORDERED_COUNTER_READS = frozenset((0xD53BE0A0, 0xD53BE0C0))
 
 ServiceResult = int | tuple[int, ...] | None
 
 
 class Stuck(ModuleError):
     """The guest cannot go on: an endless loop, a WFI that nothing ends, a lock that nobody frees, or a spent budget."""
+
+
+class Settled(Enum):
+    """Why the engine stopped: the guest came back, something was dealt with and it goes on, or there was no event."""
+
+    RETURNED = 0
+    GOES_ON = 1
+    NOTHING = 2
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,6 +76,8 @@ class Core:
         #: Ticks of the deterministic counter; advanced by a fixed amount per exception, service and counter read.
         self.ticks = 0
         self.exceptions = 0
+        #: Exceptions and service calls: what the watchdog takes for progress.
+        self.events = 0
         self.code_epoch = 0
         self.depth = 0
         self.on_exception: Callable[[Taken], None] | None = None
@@ -72,11 +85,14 @@ class Core:
         self.on_smc: Callable[[], None] | None = None
         #: Turns an address into words for messages; the system replaces it by its symboliser.
         self.describe: Callable[[int, int], str] = lambda va, el: f"EL{el} {va:#x}"
-        self.exception_budget = 20_000_000
+        #: How many events one run from Python may take before it counts as endless.
+        self.event_budget = 20_000_000
         self.repeat_limit = 1_000
         self.instruction_budget: int | None = None
+        self._event_limit = 0
         self._abort_repeats = 0
         self._last_abort: tuple[int, int, int] | None = None
+        self._counter_hooks: set[int] = set()
         self._pending: Service | None = None
         self._error: BaseException | None = None
         self._exit = False
@@ -98,6 +114,9 @@ class Core:
             record = engine.exception
             syndrome = record[0]
             self.ticks += _TICKS_PER_EVENT
+            self.events += 1
+            if self.events > self._event_limit:
+                raise self._endless()
             if intno == INTNO_HVC:
                 if syndrome & SERVICE_IMMEDIATE:
                     values = self._args.read()
@@ -109,9 +128,12 @@ class Core:
                 if self.on_smc is not None:
                     self.on_smc()
                 return
-            elif intno == INTNO_UDEF and syndrome == 0 and record[4] == 2:
-                # A trapped pointer-authentication instruction loses its syndrome in the engine.
-                syndrome = EC_PAC_TRAP << EC_SHIFT | 1 << 25
+            elif intno == INTNO_UDEF:
+                if syndrome == 0 and record[4] == 2:
+                    # A trapped pointer-authentication instruction loses its syndrome in the engine.
+                    syndrome = EC_PAC_TRAP << EC_SHIFT | 1 << 25
+                elif syndrome >> EC_SHIFT == 0 and self._read_ordered_counter():
+                    return
             target = record[4]
             self.take_exception(2 if target > 2 else target or 1, intno, syndrome, record[2] | record[3] << 32)
         except BaseException as error:
@@ -138,6 +160,22 @@ class Core:
         if self.on_exception is not None:
             self.on_exception(taken)
 
+    def _endless(self) -> Stuck:
+        where = self.describe(self.engine.read("pc"), self.el)
+        return Stuck(f"{self.event_budget} exceptions and calls without coming to an end, the last at {where}")
+
+    def _read_ordered_counter(self) -> bool:
+        """Answer an MRS of a self-synchronised counter (FEAT_ECV), which the engine's CPU does not have."""
+        pc = self.engine.read("pc")
+        word = self.fetch(pc)
+        if word is None or word & ~0x1F not in _ORDERED_COUNTER_READS:
+            return False
+        value = self.read_counter()
+        if word & 0x1F != 31:
+            self.engine.write(f"x{word & 0x1F}", value)
+        self.engine.write("pc", pc + 4)
+        return True
+
     def _serve(self, service: Service, values: Any) -> None:
         if self.on_service is not None:
             self.on_service(service, tuple(values[: service.nargs]))
@@ -148,6 +186,11 @@ class Core:
         else:
             self._pending = service
             self.engine.stop()
+
+    def leave_hook(self, service: Service) -> None:
+        """Called while a service is answered in the hook: perform ``service`` from the run loop in its stead."""
+        self._pending = service
+        self.engine.stop()
 
     def _write_result(self, result: int | tuple[int, ...]) -> None:
         if isinstance(result, tuple):
@@ -190,6 +233,23 @@ class Core:
         self.exit_stubs[el] = stub_va
         self.add_service(stub_va, Service(f"return to Python from EL{el}", el, 0, leave))
 
+    # The counter
+
+    def read_counter(self) -> int:
+        """The generic counter; reading it takes time, so that a loop that waits for it ends."""
+        self.ticks += _TICKS_PER_EVENT
+        return self.ticks
+
+    def hook_counter_reads(self, addresses: Iterable[int]) -> None:
+        """Let the counter-reading MRS instructions at these VAs give :meth:`read_counter`, not the host's clock.
+
+        They must not have been executed since the last ``engine.flush_code``.
+        """
+        for va in addresses:
+            if va not in self._counter_hooks:
+                self._counter_hooks.add(va)
+                self.engine.hook_counter_read(va, self.read_counter)
+
     # Running
 
     @property
@@ -229,37 +289,55 @@ class Core:
             BaseException: whatever a service raised.
         """
         engine = self.engine
-        limit = self.exceptions + self.exception_budget
+        if not self.depth:
+            self._event_limit = self.events + self.event_budget
         self.depth += 1
         try:
             while True:
                 stuck = self._start(pc)
-                if self._error is not None:
-                    error, self._error = self._error, None
-                    raise error
-                pc = engine.read("pc")
-                if self._pending is not None:
-                    service, self._pending = self._pending, None
-                    result = service.function(*self._args.read()[: service.nargs])
-                    if result is not None:
-                        self._write_result(result)
-                elif self._exit:
-                    self._exit = False
+                settled = self._settle()
+                if settled is Settled.RETURNED:
                     return
-                elif self._flush:
-                    self._flush = False
-                    engine.flush_code()
-                elif stuck is not None:
-                    raise Stuck(stuck)
-                else:
-                    raise Stuck(f"WFI at {self.describe(pc - 4, self.el)} with nothing to wake the CPU")
-                if self.exceptions > limit:
-                    raise Stuck(
-                        f"{self.exception_budget} exceptions without coming to an end, the last at "
-                        f"{self.describe(pc, self.el)}"
-                    )
+                pc = engine.read("pc")
+                if settled is Settled.NOTHING:
+                    raise Stuck(stuck or f"WFI at {self.describe(pc - 4, self.el)} with nothing to wake the CPU")
         finally:
             self.depth -= 1
+
+    def advance(self, pc: int, count: int) -> Settled:
+        """Run ``count`` instructions at most: one turn of a CPU that shares the engine with others.
+
+        A service that runs guest code is performed whole within the turn. Errors as for :meth:`run`.
+        """
+        if not self.depth:
+            self._event_limit = self.events + self.event_budget
+        self.depth += 1
+        try:
+            self.engine.start(pc, count)
+            return self._settle()
+        finally:
+            self.depth -= 1
+
+    def _settle(self) -> Settled:
+        """Deal with what made the engine stop."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            self._pending, self._exit, self._flush = None, False, False
+            raise error
+        if self._pending is not None:
+            service, self._pending = self._pending, None
+            result = service.function(*self._args.read()[: service.nargs])
+            if result is not None:
+                self._write_result(result)
+            return Settled.GOES_ON
+        if self._exit:
+            self._exit = False
+            return Settled.RETURNED
+        if self._flush:
+            self._flush = False
+            self.engine.flush_code()
+            return Settled.GOES_ON
+        return Settled.NOTHING
 
     def _start(self, pc: int) -> str | None:
         """Run until the engine stops; the reason where it is that the guest makes no progress."""
@@ -275,6 +353,11 @@ class Core:
         """The instruction word at ``va`` in the current regime, or None where nothing is mapped."""
         pa = self.engine.translate(va)
         return self.engine.ram.read_u32(pa) if pa is not None and pa in self.engine.ram else None
+
+    def forget_progress(self) -> None:
+        """Begin anew to look for aborts that are retried for ever (after a restore)."""
+        self._last_abort = None
+        self._abort_repeats = 0
 
     @property
     def has_event(self) -> bool:

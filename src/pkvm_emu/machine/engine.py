@@ -255,7 +255,7 @@ class Engine:
         def callback(_handle: Any, reg: int, cell: Any, _user: Any) -> int:
             # The hook outlives the code it was made for: another instruction may be at this address by now.
             register = cell.contents
-            if (register.op0, register.op1, register.crn, register.crm) != (3, 3, 14, 0):
+            if (register.op0, register.op1, register.crn, register.crm) != (3, 3, 14, 0) or register.op2 not in (1, 2):
                 return 0
             self._uc.reg_write(reg, handler())
             return 1

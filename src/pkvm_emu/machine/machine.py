@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pkvm_emu.errors import UsageError
@@ -64,18 +66,30 @@ class Machine:
         self.cpus = [Cpu(index, self.engine) for index in range(profile.cpus)]
         self.current = self.cpus[0]
         self.snapshots = SnapshotTree(self)
+        #: The registers of a CPU that has just been reset.
+        self._reset = self.engine.save_context()
 
     def save_current_cpu(self) -> None:
         """Save the engine's registers into the current CPU."""
         self.current.save()
 
     def switch_to(self, index: int) -> None:
-        """Put CPU ``index`` on the engine."""
+        """Put CPU ``index`` on the engine; one that never ran is put there as it is after reset."""
         cpu = self.cpus[index]
         if cpu is not self.current:
             self.current.save()
-            self.engine.restore_context(cpu.context)
+            self.engine.restore_context(self._reset if cpu.context is None else cpu.context)
             self.current = cpu
+
+    @contextmanager
+    def on_cpu(self, index: int) -> Iterator[None]:
+        """Run the block with CPU ``index`` on the engine, and the present one afterwards."""
+        before = self.current.index
+        self.switch_to(index)
+        try:
+            yield
+        finally:
+            self.switch_to(before)
 
     def patch_code(self, pa: int, data: bytes) -> None:
         """Write instructions at a physical address and forget what was translated of them."""

@@ -25,6 +25,8 @@ class Snapshot:
     current_cpu: int
     ticks: int
     exceptions: int
+    events: int
+    executed: int
     code_epoch: int
 
 
@@ -58,6 +60,8 @@ class SnapshotTree:
             current_cpu=machine.current.index,
             ticks=machine.core.ticks,
             exceptions=machine.core.exceptions,
+            events=machine.core.events,
+            executed=machine.core.watchdog.executed,
             code_epoch=machine.core.code_epoch,
         )
         # The private pages went back to the file: what the engine cached of them is still right, by content.
@@ -80,7 +84,9 @@ class SnapshotTree:
             cpu.context = context
         machine.current = machine.cpus[snapshot.current_cpu]
         engine.restore_context(snapshot.contexts[snapshot.current_cpu])
-        core.ticks, core.exceptions = snapshot.ticks, snapshot.exceptions
+        core.ticks, core.exceptions, core.events = snapshot.ticks, snapshot.exceptions, snapshot.events
+        core.watchdog.executed = snapshot.executed
+        core.forget_progress()
         engine.flush_tlb()
         if code_changed:
             core.code_epoch = snapshot.code_epoch

@@ -1,9 +1,9 @@
 """Ends runs that make no progress, without slowing those that do.
 
-By default nothing is counted: a thread looks now and then whether the CPU took an exception since it last looked. If it
-did not for a whole interval, the run is halted and continued under an instruction count; only when that is spent too
-is the guest declared stuck, so no run that ends within the count is ever cut off. What is reported is the loop
-itself, found by single-stepping, so the report does not depend on where the halt happened to fall.
+By default nothing is counted: a thread looks now and then whether the CPU took an exception or called a service since it
+last looked. If it did not for a whole interval, the run is halted and continued under an instruction count; only when
+that is spent too is the guest declared stuck, so no run that ends within the count is ever cut off. What is reported is
+the loop itself, found by single-stepping, so the report does not depend on where the halt happened to fall.
 
 With an instruction budget (``--max-insns``) every translated block is counted instead, which is slower and repeatable.
 """
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _INTERVAL_SECONDS = 0.5
 _GRACE_INSTRUCTIONS = 200_000_000
 _LOOP_STEPS = 4_096
-_EXCLUSIVE_LOAD_MASK, _EXCLUSIVE_LOAD = 0x3FC00000, 0x08400000
+_WFI = 0xD503207F
+#: LDXR and LDAXR of any size.
+_EXCLUSIVE_LOAD_MASK, _EXCLUSIVE_LOAD = 0x3FE00000, 0x08400000
 
 
 class _Watcher:
@@ -66,7 +68,7 @@ class Watchdog:
         core = self._core
         if core is None:
             return
-        now = (self._run, core.exceptions)
+        now = (self._run, core.events)
         if now == self._seen:
             self._fired = True
             core.engine.stop()
@@ -87,12 +89,15 @@ class Watchdog:
                 self._fired = False
                 return None
             self._fired = False
-            before = core.exceptions
+            before = core.events
+            # Code that was translated without a count is not counted, and the other way round.
+            core.engine.flush_code()
             core.engine.start(core.engine.read("pc"), _GRACE_INSTRUCTIONS)
-            if core.has_event:
-                return None
+            core.engine.flush_code()
             pc = core.engine.read("pc")
-            if core.exceptions == before:
+            if core.has_event or core.fetch(pc - 4) == _WFI:
+                return None
+            if core.events == before:
                 return self._describe_loop(core)
 
     def counted(self, core: Core, pc: int) -> str | None:
@@ -119,7 +124,7 @@ class Watchdog:
             pc = engine.read("pc")
             places.add(pc)
             word = core.fetch(pc)
-            if word is not None and word & _EXCLUSIVE_LOAD_MASK == _EXCLUSIVE_LOAD and word >> 30 != 3:
+            if word is not None and word & _EXCLUSIVE_LOAD_MASK == _EXCLUSIVE_LOAD:
                 waits.add(engine.read(f"x{word >> 5 & 31}") if word >> 5 & 31 != 31 else engine.read("sp"))
             engine.start(pc, 1)
         first, last = core.describe(min(places), start_el), core.describe(max(places), start_el)

@@ -10,7 +10,7 @@ from errno import ENOMEM, EPERM
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.ops.memory import alloc_module_va, map_module_page
 from pkvm_emu.hyp.registry import GuestCall, hypercall
-from pkvm_emu.machine.calling import Ptr, U64
+from pkvm_emu.machine.calling import U64, Ptr
 
 
 @hypercall("alloc_module_va")

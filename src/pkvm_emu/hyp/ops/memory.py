@@ -12,7 +12,7 @@ from pkvm_emu.hyp import layout
 from pkvm_emu.hyp.errors import HypBug
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.registry import op
-from pkvm_emu.machine.calling import Bool, Ptr, U64
+from pkvm_emu.machine.calling import U64, Bool, Ptr
 
 PAGE_SIZE, PAGE_SHIFT, PAGE_MASK = 4096, 12, 4095
 _U64 = (1 << 64) - 1
@@ -176,7 +176,7 @@ def host_donate_hyp_prot(hyp: Hypervisor, pfn: U64, pages: U64, accept_mmio: Boo
 @op("host_stage2_mod_prot")
 def host_stage2_mod_prot(hyp: Hypervisor, pfn: U64, prot: U64, pages: U64, update_iommu: Bool) -> int:
     """Change the host's stage-2 permissions; android14 takes ``(pfn, prot)`` for one page."""
-    if not hyp.generation.ownership.mod_prot_tells_iommu:
+    if not hyp.generation.ownership.mod_prot_takes_range:
         pages, update_iommu = 1, False
     return hyp.ownership.host_stage2_mod_prot(pfn, prot, pages, update_iommu, origin=hyp.caller())
 

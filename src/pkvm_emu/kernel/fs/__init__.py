@@ -1,0 +1,27 @@
+"""The kernel's files: procfs, sysfs, /dev, and a root in memory. Importing this package registers them."""
+
+from __future__ import annotations
+
+# Order matters: mount points first, since what is put below them takes their kind.
+from pkvm_emu.kernel.fs import mounts, devices, kmsg, procfs, sysfs  # noqa: F401, I001
+from pkvm_emu.kernel.fs.filesystem import FileSystem
+from pkvm_emu.kernel.fs.memory_fs import MemoryDirectory, MemoryFile
+from pkvm_emu.kernel.fs.node import WOULD_BLOCK, Directory, File, FsError, Node, TextFile
+from pkvm_emu.kernel.fs.open_file import OpenFile
+from pkvm_emu.kernel.fs.registry import node, provider, text_file
+
+__all__ = [
+    "WOULD_BLOCK",
+    "Directory",
+    "File",
+    "FileSystem",
+    "FsError",
+    "MemoryDirectory",
+    "MemoryFile",
+    "Node",
+    "OpenFile",
+    "TextFile",
+    "node",
+    "provider",
+    "text_file",
+]

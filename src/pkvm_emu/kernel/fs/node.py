@@ -1,0 +1,160 @@
+"""Files and directories of the emulated kernel: what a node of the tree answers to open, read, write and lookup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from pkvm_emu.abi.errno import EINVAL, EIO, ENOENT, EPERM
+from pkvm_emu.errors import ModuleError
+
+if TYPE_CHECKING:
+    from pkvm_emu.kernel.fs.open_file import OpenFile
+
+EACCES, EBADF, ENOTDIR, EISDIR, ENAMETOOLONG, ENOTEMPTY = 13, 9, 20, 21, 36, 39
+#: What a read or write returns that has to wait (-EAGAIN); whoever can wait tries again, others get the errno.
+WOULD_BLOCK = -11
+
+O_RDONLY, O_WRONLY, O_RDWR, O_ACCMODE = 0, 1, 2, 3
+O_CREAT, O_EXCL, O_TRUNC, O_APPEND, O_NONBLOCK = 0o100, 0o200, 0o1000, 0o2000, 0o4000
+
+
+class FsError(ModuleError):
+    """A file operation that the emulated kernel refused; the attributes are those of an ``OSError``.
+
+    Attributes:
+        errno: positive number.
+        strerror: its text.
+        filename: the path, or an empty string.
+    """
+
+    def __init__(self, errno: int, filename: str = "") -> None:
+        from pkvm_emu.abi.errno import errno_name, errno_text
+
+        self.errno = abs(errno)
+        self.strerror = errno_text(self.errno) or f"Unknown error {self.errno}"
+        self.filename = filename
+        where = f"{filename}: " if filename else ""
+        super().__init__(f"{where}{self.strerror} ({errno_name(self.errno)})")
+
+
+class Node:
+    """Anything that a path leads to.
+
+    Attributes:
+        mode: permission bits.
+        strict_mode: the bits bind root too, as in sysfs; elsewhere root may open anything.
+    """
+
+    mode: int = 0o444
+    strict_mode: bool = False
+    type_letter: str = "-"
+
+    @property
+    def size(self) -> int:
+        """What ``ls -l`` shows as size; 0 for files whose contents are made when they are read."""
+        return 0
+
+
+class File(Node):
+    """A file. The defaults refuse; a subclass overrides what it can do.
+
+    Numbers below zero are errnos. ``handle`` is the open file: its ``data`` keeps what belongs to one open.
+    """
+
+    def open(self, handle: OpenFile) -> int:
+        """Called by each open, with ``handle.flags`` (``O_TRUNC`` among them); 0 or -errno."""
+        return 0
+
+    def read(self, handle: OpenFile, offset: int, size: int) -> bytes | int:
+        """Up to ``size`` bytes, ``b""`` at the end, -errno, or :data:`WOULD_BLOCK` when nothing is there yet."""
+        return -EINVAL
+
+    def write(self, handle: OpenFile, offset: int, data: bytes) -> int:
+        """One write system call; the number of bytes taken, or -errno."""
+        return -EINVAL
+
+    def release(self, handle: OpenFile) -> None:
+        """Called by the last close."""
+
+
+class TextFile(File):
+    """A file whose contents are made when a reader begins, as in procfs and sysfs.
+
+    Args:
+        show: gives the contents, or -errno; None: reading is -EIO.
+        store: takes what one write passed, gives 0 (all taken) or -errno; None: writing is -EIO.
+        mode: permission bits.
+        strict: see :class:`Node`.
+        limit: a write passes at most so many bytes at once (sysfs: a page).
+    """
+
+    def __init__(
+        self,
+        show: Callable[[], str | bytes | int] | None,
+        store: Callable[[bytes], int] | None = None,
+        mode: int = 0o444,
+        strict: bool = False,
+        limit: int = 4096,
+    ) -> None:
+        self._show = show
+        self._store = store
+        self.mode = mode
+        self.strict_mode = strict
+        self._limit = limit
+
+    def read(self, handle: OpenFile, offset: int, size: int) -> bytes | int:
+        if self._show is None:
+            return -EIO
+        if offset == 0 or "text" not in handle.data:
+            text = self._show()
+            if isinstance(text, int):
+                return text
+            handle.data["text"] = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+        contents: bytes = handle.data["text"]
+        return contents[offset : offset + size]
+
+    def write(self, handle: OpenFile, offset: int, data: bytes) -> int:
+        if self._store is None:
+            return -EIO
+        taken = data[: self._limit]
+        return (self._store(taken) or len(taken)) if taken else 0
+
+
+class Directory(Node):
+    """A directory. A subclass says what is in it; creating and removing is refused unless it overrides that."""
+
+    mode = 0o755
+    type_letter = "d"
+
+    def entries(self) -> Iterable[str]:
+        """The names in it."""
+        return ()
+
+    def lookup(self, name: str) -> Node | None:
+        """The node called ``name``, or None."""
+        return None
+
+    def create(self, name: str, mode: int) -> File | int:
+        """Make a regular file (``O_CREAT``), or -errno."""
+        return -EACCES
+
+    def mkdir(self, name: str, mode: int) -> int:
+        """Make a directory; 0 or -errno."""
+        return -EPERM
+
+    def remove(self, name: str) -> int:
+        """Remove a file or an empty directory; 0 or -errno."""
+        return -EPERM
+
+
+class ProcDirectory(Directory):
+    """A directory whose file system finds nothing where nothing is, also when asked to create (procfs)."""
+
+    mode = 0o555
+
+    def create(self, name: str, mode: int) -> File | int:
+        return -ENOENT
+
+    def mkdir(self, name: str, mode: int) -> int:
+        return -ENOENT

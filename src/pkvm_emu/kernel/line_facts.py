@@ -1,0 +1,55 @@
+"""What exported functions need to know about a kernel line and what the module ABI tables do not hold.
+
+Sources: ``arch/arm64/include/asm/{memory,cache}.h``, ``include/linux/{slab,gfp_types,trace_seq}.h``, ``lib/kstrtox.c``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LineFacts:
+    """Facts of one kernel line.
+
+    Attributes:
+        vmemmap_start: ``VMEMMAP_START`` with 39-bit VAs: modules compute ``page_to_pfn`` with it.
+        kmalloc_min_size: bytes of the smallest kmalloc object (``KMALLOC_MIN_SIZE``; the DMA alignment before 6.5).
+        gfp_zero: ``__GFP_ZERO``.
+        gfp_direct_reclaim: ``__GFP_DIRECT_RECLAIM``: the caller may sleep.
+        gfp_nowarn: ``__GFP_NOWARN``.
+        bool_words: first letters that ``kstrtobool`` takes for true and for false.
+        trace_seq_buffer: offset of the ``struct seq_buf`` in ``struct trace_seq``, and bytes of its buffer.
+        trace_seq_full: offset of ``full``.
+        find_next_bit_combined: ``_find_next_bit`` is the one function behind all searches, with six arguments.
+        strreplace_returns_start: ``strreplace`` returns the start of the string and not its end.
+    """
+
+    vmemmap_start: int
+    kmalloc_min_size: int
+    bool_words: tuple[bytes, bytes]
+    trace_seq_buffer: tuple[int, int]
+    trace_seq_full: int
+    find_next_bit_combined: bool = False
+    strreplace_returns_start: bool = True
+    gfp_zero: int = 0x100
+    gfp_direct_reclaim: int = 0x400
+    gfp_nowarn: int = 0x2000
+
+
+_OLD_VMEMMAP = 0xFFFF_FFFE_0000_0000
+_NEW_VMEMMAP = 0xFFFF_FFFE_C000_0000
+_SHORT = (b"yY1", b"nN0")
+_LONG = (b"yYtT1", b"nNfF0")
+
+_LINES = {
+    (5, 15): LineFacts(_OLD_VMEMMAP, 128, _SHORT, (4096, 4096), 4128, find_next_bit_combined=True, strreplace_returns_start=False),
+    (6, 1): LineFacts(_OLD_VMEMMAP, 128, _LONG, (4096, 4096), 4128, strreplace_returns_start=False),
+    (6, 6): LineFacts(_OLD_VMEMMAP, 8, _LONG, (4096, 4096), 4128),
+    (6, 12): LineFacts(_NEW_VMEMMAP, 8, _LONG, (8160, 8156), 8192),
+}
+
+
+def line_facts(version: tuple[int, int]) -> LineFacts:
+    """The facts of a kernel line; of the newest known one that is not newer than ``version``."""
+    return _LINES[max((known for known in _LINES if known <= version), default=min(_LINES))]
