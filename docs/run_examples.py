@@ -34,8 +34,13 @@ TOOLS = ("bash", "cat", "cp", "echo", "env", "grep", "head", "ls", "make", "mkdi
 #: What the temporary directory is called in the documents.
 SHOWN_DIRECTORY = "/home/me/pkvm_emu"
 _TIMEOUT_SECONDS = 120
+_NEVER_SHOWN = ("Traceback (most recent call last)", "internal error", "command not found")
 _FENCE = re.compile(r"^(?P<fence>`{3,})(?P<info>[^`]*)$")
 _KDIR = re.compile(r"kdir-[0-9a-f]{12}")
+
+
+class ExampleError(Exception):
+    """An example that does not do what a document may show."""
 
 
 class Block:
@@ -111,8 +116,12 @@ class Sandbox:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def run(self, command: Sequence[str]) -> str:
-        """What ``command`` prints, both streams, with the temporary directory renamed."""
+    def run(self, command: Sequence[str], must_succeed: bool = False) -> str:
+        """What ``command`` prints, both streams, with the temporary directory renamed.
+
+        Raises:
+            ExampleError: it fails though ``must_succeed``, or ends in a traceback.
+        """
         done = subprocess.run(
             command,
             cwd=self.directory,
@@ -123,6 +132,8 @@ class Sandbox:
             text=True,
             timeout=_TIMEOUT_SECONDS,
         )
+        if any(mark in done.stdout for mark in _NEVER_SHOWN) or (must_succeed and done.returncode):
+            raise ExampleError(f"{' '.join(command)}\n{done.stdout}")
         output = done.stdout.replace(str(self.directory), SHOWN_DIRECTORY)
         return _KDIR.sub("kdir-0123456789ab", output)
 
@@ -156,7 +167,7 @@ def refreshed(text: str) -> str:
             elif block.is_script:
                 script = place.directory / "example.py"
                 script.write_text("\n".join(block.lines) + "\n")
-                output = place.run([sys.executable, str(script)]).rstrip("\n")
+                output = place.run([sys.executable, str(script)], must_succeed=True).rstrip("\n")
                 following = found[index + 1] if index + 1 < len(found) else None
                 if following is not None and following.info == "text" and following.start == block.end + 2:
                     edits.append((following.start + 1, following.end, output.split("\n")))
@@ -200,17 +211,17 @@ def main(arguments: Sequence[str]) -> int:
     for path in chosen:
         if not has_examples(path.read_text()):
             continue
-        if write:
-            text = path.read_text()
-            new = refreshed(text)
-            if new != text:
-                path.write_text(new)
-                print(f"{os.path.relpath(path)}: rewritten")
-        else:
+        try:
             found = difference(path)
-            if found:
+            if found and write:
+                path.write_text(refreshed(path.read_text()))
+                print(f"{os.path.relpath(path)}: rewritten")
+            elif found:
                 print(found)
                 status = 1
+        except ExampleError as error:
+            print(f"{os.path.relpath(path)}: an example fails: {error}")
+            status = 1
     return status
 
 

@@ -18,12 +18,17 @@ from pkvm_emu.abi.generation import Generation, generation
 from pkvm_emu.elf.detect import detect_generation_name
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.errors import ModuleError, UsageError
+from pkvm_emu.explain import Explanations
+from pkvm_emu.explain import explain as explain_refusals
 from pkvm_emu.host import Host
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.hypervisor import register_all as register_hyp
+from pkvm_emu.hyp.refusals import Refusals
 from pkvm_emu.kernel import announce, exports, layout
 from pkvm_emu.kernel.boot import BootReport, boot_protected_modules, load_without_protection
 from pkvm_emu.kernel.command_line import CommandLine
+from pkvm_emu.kernel.fs import FileSystem
+from pkvm_emu.kernel.hyp_panic import HypPanicHandler
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.modules import LoadedModule
 from pkvm_emu.machine.machine import Machine
@@ -80,7 +85,7 @@ class System:
             self.machine,
             gen,
             image_pa=memory.image_pa + layout.IMAGE_HYP_TEXT,
-            reserved=(self.kernel.hyp_reserved, layout.HYP_RESERVED_SIZE),
+            reserved=(self.kernel.hyp_reserved, self.kernel.hyp_reserved_size),
             memstart=memory.memstart,
         )
         self.symbols = Symbolizer(self.kernel, self.hyp)
@@ -90,7 +95,9 @@ class System:
         self.modules = Modules(self)
         self.pages = Pages(self.hyp)
         self.host = Host(self)
+        self.hyp.part(Refusals).attach()
         self.boot_report = BootReport()
+        self.hyp.panic.set_reporter(HypPanicHandler(self.kernel, self.hyp.stage1.linear_offset).report)
         self.machine.core.add_exit(self.kernel.entry("return_to_python"), 1)
         # The boot CPU comes last, so that it is the one that is left on the engine.
         for index in reversed(range(profile.cpus)):
@@ -128,6 +135,18 @@ class System:
     def is_secure(self) -> bool:
         """The host is deprivileged and no protected module failed: protected VMs may run."""
         return self.kernel.deprivileged and not self.boot_report.failed
+
+    @property
+    def fs(self) -> FileSystem:
+        """The kernel's files: ``/proc``, ``/sys``, ``/dev``, ``/tmp``."""
+        return self.kernel.part(FileSystem)
+
+    def explain(self, last: int | None = 1) -> Explanations:
+        """Why the ``last`` refusals happened (None: all of them), oldest first; ``print()`` it.
+
+        Ops and hypercalls that returned an errno, and accesses of the host that ended in an abort.
+        """
+        return explain_refusals(self, last)
 
     # What a host does
 

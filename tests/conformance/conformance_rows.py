@@ -77,7 +77,11 @@ def printed(dmesg: str) -> list[Row]:
 def same(ours: Row, theirs: Row) -> bool:
     """Whether two rows say the same."""
     if (ours.state, ours.operation) != (theirs.state, theirs.operation):
-        return _masked(ours.operation) == _masked(theirs.operation) and ours.state == theirs.state and _same_rest(ours, theirs)
+        return (
+            _masked(ours.operation) == _masked(theirs.operation)
+            and ours.state == theirs.state
+            and _same_rest(ours, theirs)
+        )
     return _same_rest(ours, theirs)
 
 
@@ -89,8 +93,10 @@ def _same_rest(ours: Row, theirs: Row) -> bool:
             a, b = (int(row.values[1], 16) & ~_ESR_SRT for row in (ours, theirs) if row.values)
             return a == b and ours.values[2:] == theirs.values[2:]
         return tuple(map(_masked, ours.values)) == tuple(map(_masked, theirs.values))
-    return _masked(ours.raw) == _masked(theirs.raw) and _masked(ours.note) == _masked(theirs.note) and (
-        ours.values is None and theirs.values is None
+    return (
+        _masked(ours.raw) == _masked(theirs.raw)
+        and _masked(ours.note) == _masked(theirs.note)
+        and (ours.values is None and theirs.values is None)
     )
 
 

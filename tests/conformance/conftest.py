@@ -31,7 +31,11 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModuleFi
 
     def build(name: str) -> ModuleFile:
         if name not in built:
-            result = build_module(HERE / "modules" / name, output / f"{name}.ko", "android16-6.12")
+            # imp_mod is linked against the exports of exp_mod.
+            symbols = [output / "exp_mod.ko"] if name == "imp_mod" else []
+            if symbols:
+                build("exp_mod")
+            result = build_module(HERE / "modules" / name, output / f"{name}.ko", "android16-6.12", symbols=symbols)
             built[name] = ModuleFile.load(result.path)
         return built[name]
 

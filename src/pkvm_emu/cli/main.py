@@ -15,6 +15,7 @@ from pkvm_emu.errors import PkvmEmuError
 #: Subcommand, module, one line of help. The module has ``configure(parser)`` and ``execute(arguments) -> int``.
 COMMANDS = (
     ("run", "pkvm_emu.cli.run", "boot with a module, call its hypercalls, print what happened"),
+    ("shell", "pkvm_emu.cli.shell", "boot with modules and type at the system: files, modules, hypercalls, dmesg"),
     ("build", "pkvm_emu.cli.build", "build a module's sources (Makefile or DDK tree) into a .ko"),
     ("kdir", "pkvm_emu.cli.kdir", "print the directory to give as KDIR to the documented Makefile"),
     ("example", "pkvm_emu.cli.example", "copy the sample module's sources to start from"),

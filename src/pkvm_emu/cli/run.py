@@ -10,6 +10,7 @@ from pkvm_emu.errors import ModuleError, PkvmEmuError, UsageError
 
 if TYPE_CHECKING:
     from pkvm_emu.cli.run_report import RunReport
+    from pkvm_emu.explain import Explanations
     from pkvm_emu.system import System
 
 
@@ -29,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--smp", metavar="N", type=int, default=1, help="number of CPUs, 1 to 8 (default 1)")
     parser.add_argument("--max-insns", metavar="N", type=int, help="stop after N instructions")
     parser.add_argument("--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols")
+    parser.add_argument("--explain", action="store_true", help="say why each op, hypercall or access was refused")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -81,7 +83,7 @@ def execute(arguments: argparse.Namespace) -> int:
     except PkvmEmuError as error:
         failure = error
     finally:
-        _print(report, failure, arguments.json)
+        _print(report, failure, arguments.json, system.explain(None) if arguments.explain else None)
     if failure is not None:
         raise failure
     return _exit_code(system, report)
@@ -107,13 +109,18 @@ def load_user_symbols(path: str, system: System) -> None:
             system.kernel.symbols.provide(name, function.function, function.runs_guest)
 
 
-def _print(report: RunReport, failure: PkvmEmuError | None, as_json: bool) -> None:
+def _print(report: RunReport, failure: PkvmEmuError | None, as_json: bool, refusals: Explanations | None) -> None:
     if as_json:
         import json
 
-        print(json.dumps(report.as_dict(failure), indent=2))
+        facts = report.as_dict(failure)
+        if refusals is not None:
+            facts["refusals"] = [refusal.as_dict() for refusal in refusals]
+        print(json.dumps(facts, indent=2))
         return
     sys.stdout.write(report.as_text(colour=sys.stdout.isatty()))
+    if refusals is not None:
+        sys.stdout.write(f"refused:\n{refusals}\n")
     sys.stdout.flush()
 
 

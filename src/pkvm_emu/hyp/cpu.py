@@ -10,6 +10,8 @@ from pkvm_emu.machine.memory import GuestRam
 from pkvm_emu.machine.profile import MachineProfile
 
 HCR_VM = 1 << 0
+#: HFGWTR_EL2 for the host: nTPIDR2_EL0 and nSMPRI_EL1.
+HFGWTR_HOST = 1 << 55 | 1 << 54
 _HCR_RW, _HCR_TSC, _HCR_API, _HCR_APK, _HCR_E2H = 1 << 31, 1 << 19, 1 << 41, 1 << 40, 1 << 34
 #: SCTLR_EL2 as pKVM sets it: M, C, SA, I, WXN, IESB and the RES1 bits; EnIA, EnIB, EnDA, EnDB with PAuth.
 _SCTLR = 0x20_30ED_183D
@@ -69,9 +71,7 @@ def hcr_for(profile: MachineProfile) -> int:
     return hcr | _HCR_E2H if profile.hvhe else hcr
 
 
-def set_system_registers(
-    engine: Engine, profile: MachineProfile, cpu: HypCpu, vectors: int, root: int
-) -> None:
+def set_system_registers(engine: Engine, profile: MachineProfile, cpu: HypCpu, vectors: int, root: int) -> None:
     """Set EL2 of the CPU on the engine up as ``___kvm_hyp_init`` does (host stage-2 still off)."""
     engine.write_sysreg("HCR_EL2", hcr_for(profile))
     # What the host reads as MPIDR_EL1.

@@ -36,6 +36,19 @@ class HypFault(HypBug):
         self.is_write = is_write
 
 
+class HypUndefined(HypBug):
+    """The hypervisor's own code executed an instruction that this CPU does not have.
+
+    Args:
+        reason: which one, and why.
+        label: the instruction in the firmware.
+    """
+
+    def __init__(self, reason: str, label: str) -> None:
+        super().__init__(reason)
+        self.label = label
+
+
 class HypMisuse(ModuleError):
     """The module used an op in a way that a device does not report and that goes wrong there in silence."""
 

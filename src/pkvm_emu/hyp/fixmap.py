@@ -1,7 +1,7 @@
 """Temporary mappings: one page slot a CPU, and one 2 MiB slot for all of them.
 
-A slot's entry is written by hand: mapping sets address and valid bit, unmapping clears the valid bit. Its table pages exist from boot on.
-Source: arch/arm64/kvm/hyp/nvhe/mm.c (hyp_fixmap_map, hyp_fixblock_map).
+A slot's entry is written by hand: mapping sets address and valid bit, unmapping clears the valid bit. Its table pages
+exist from boot on. Source: arch/arm64/kvm/hyp/nvhe/mm.c (hyp_fixmap_map, hyp_fixblock_map).
 """
 
 from __future__ import annotations

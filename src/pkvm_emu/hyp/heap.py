@@ -1,7 +1,8 @@
 """The hypervisor's heap (``hyp_alloc``): 128 MiB of address space, backed by pages that the host gives on request.
 
-The pages wait in a cache of each CPU until a block needs them. When the cache is too small the allocation fails with -ENOMEM and the number
-of missing pages is kept for the host's next top-up. Source of the behaviour: arch/arm64/kvm/hyp/nvhe/alloc.c.
+The pages wait in a cache of each CPU until a block needs them. When the cache is too small the allocation fails with
+-ENOMEM and the number of missing pages is kept for the host's next top-up. Source of the behaviour:
+arch/arm64/kvm/hyp/nvhe/alloc.c.
 """
 
 from __future__ import annotations
@@ -286,12 +287,12 @@ class HypHeap(State):
         if chunk.is_used or chunk.mapped_size > wanted:
             return 0
         previous, following = self._chunks.previous_of(chunk), self._chunks.next_of(chunk)
-        if previous is None:
-            if following is not None:
-                return 0
-        elif chunk.address & PAGE_MASK:
-            return 0
-        elif following is not None and (previous.is_used or not self._split_aligned(chunk, following)):
+        if previous is None or following is None:
+            # The first chunk goes only when it is the last one too.
+            can_go = following is None and (previous is None or not chunk.address & PAGE_MASK)
+        else:
+            can_go = not chunk.address & PAGE_MASK and not previous.is_used and self._split_aligned(chunk, following)
+        if not can_go:
             return 0
         self._chunks.remove(chunk)
         self._unmap(chunk.address, chunk.mapped_size)

@@ -1,7 +1,7 @@
 """The chunks of the hypervisor's heap, in EL2 memory: 32 bytes of header before each block, linked in address order.
 
-A header carries a hash over itself. A block that is written past its end damages the next header, and the hypervisor notices at the next call
-that looks at it: a WARN, which is a panic. Source of layout and hash: arch/arm64/kvm/hyp/nvhe/alloc.c.
+A header carries a hash over itself. A block that is written past its end damages the next header, and the hypervisor
+notices at the next call that looks at it: a WARN, which is a panic. Source of layout and hash: arch/arm64/kvm/hyp/nvhe/alloc.c.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def chunk_size(size: int) -> int:
 
 @dataclass(slots=True)
 class Chunk:
-    """One header: the chunk is ``mapped_size`` bytes of mapped memory from ``address`` on, ``alloc_size`` of them in use (0: free)."""
+    """One header: ``mapped_size`` bytes of mapped memory from ``address`` on, ``alloc_size`` of them in use (0: free)."""
 
     address: int
     alloc_size: int
@@ -64,7 +64,6 @@ class ChunkList:
         self._hyp = hyp
         self._head = hyp.entry("heap_chunks")
         self._set_node(self._head, self._head, self._head)
-
 
     def chunks(self) -> list[Chunk]:
         """Every chunk in address order, each header checked."""

@@ -96,7 +96,9 @@ class Hypervisor(State):
         self.tells_modules = False
         #: Which kCFI type ids are checked at EL2: ``none``, ``plain`` or ``normalised``.
         self.kcfi_flavour = "none"
+        #: HCR_EL2 and HFGWTR_EL2 by CPU, as they are written again when it resumes.
         self.hcr: StateDict[int, int] = StateDict(machine.journal, "hyp.hcr")
+        self.hfgwtr: StateDict[int, int] = StateDict(machine.journal, "hyp.hfgwtr")
         self._cpus = [self._make_cpu(index) for index in range(profile.cpus)]
         for va, pa, size in self._vmemmap.mappings(layout.VMEMMAP_BASE):
             self._stage1.map(va, size, pa, PAGE_HYP)
@@ -186,6 +188,7 @@ class Hypervisor(State):
         overflow_pa, context_pa = self._own_pages(0), self._own_pages(0)
         hyp_cpu.write_keys(self._machine.ram, context_pa + layout.HYP_KEYS_OFFSET, seed=0xE12 + index)
         self.hcr[index] = hyp_cpu.hcr_for(self._machine.profile)
+        self.hfgwtr[index] = hyp_cpu.HFGWTR_HOST if self._machine.profile.fgt else 0
         return HypCpu(
             index=index,
             context_pa=context_pa,
@@ -239,9 +242,15 @@ class Hypervisor(State):
             self._stage1.root,
         )
 
-    def add_firmware_service(self, label: str, function: Callable[..., ServiceResult], nargs: int) -> None:
-        """Let Python answer an EL2 firmware entry by its label."""
-        self._machine.core.add_service(self.entry(label), el2_service(self, label, nargs, function))
+    def add_firmware_service(
+        self,
+        label: str,
+        function: Callable[..., ServiceResult],
+        nargs: int,
+        runs_guest: bool | Callable[..., bool] = False,
+    ) -> None:
+        """Let Python answer an EL2 firmware entry by its label; arguments as for :func:`el2_service`."""
+        self._machine.core.add_service(self.entry(label), el2_service(self, label, nargs, function, runs_guest))
 
     def call_module(self, function: int, kcfi: int, *args: int) -> int:
         """Call a function of a module at EL2 from a service that the run loop performs; its x0.
@@ -345,8 +354,11 @@ class Hypervisor(State):
             here = va + done
             chunk = data[done : done + PAGE_SIZE - here % PAGE_SIZE]
             leaf = self._stage1.leaf(here)
-            if leaf is None or not leaf.valid or leaf.pa not in self._machine.ram or not (
-                self._stage1.prot(leaf.descriptor) & PROT_W
+            if (
+                leaf is None
+                or not leaf.valid
+                or leaf.pa not in self._machine.ram
+                or not (self._stage1.prot(leaf.descriptor) & PROT_W)
             ):
                 raise HypFault(f"{what}: {here:#x} is not writable at EL2", here, is_write=True)
             self._machine.ram.write(leaf.pa, chunk)

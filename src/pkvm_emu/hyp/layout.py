@@ -1,7 +1,8 @@
 """The hypervisor's address space: the linear map's tag, and the private range with what grows in it.
 
-A hyp VA of the linear map is the low bits of the kernel's linear address under a tag, as ``kern_hyp_va`` makes it. The private range starts at bit 46 of a 48-bit space and only ever grows. A device chooses the
-tag at random at boot; here it is fixed. Source: arch/arm64/kvm/va_layout.c, hyp/nvhe/mm.c.
+A hyp VA of the linear map is the low bits of the kernel's linear address under a tag, as ``kern_hyp_va`` makes it. The
+private range starts at bit 46 of a 48-bit space and only ever grows. A device chooses the tag
+at random at boot; here it is fixed. Source: arch/arm64/kvm/va_layout.c, hyp/nvhe/mm.c.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``struct kvm_hyp_memcache``: pages that the host hands over as a list in the pages themselves.
 
-The head is a physical address with the order of the block in its low 12 bits; the first word of each block is the next head. A block
-goes to the hypervisor by a donation, one at a time.
+The head is a physical address with the order of the block in its low 12 bits; the first word of each block is the next
+head. A block goes to the hypervisor by a donation, one at a time.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def admit(hyp: Hypervisor, cache: HostMemcache, order: int) -> int | None:
     if not cache.count:
         return None
     if cache.order != order:
-        raise HypBug(f"the host gives a block of order {cache.order} at {cache.first:#x} where order {order} is expected")
+        raise HypBug(
+            f"the host gives a block of order {cache.order} at {cache.first:#x} where order {order} is expected"
+        )
     if hyp.ownership.host_donate_hyp(cache.first >> PAGE_SHIFT, 1 << order, origin="host memcache"):
         return None
     return cache.pop()

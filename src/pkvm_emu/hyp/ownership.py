@@ -20,6 +20,7 @@ from errno import EAGAIN, EPERM
 from pkvm_emu.hyp.ownership_check import check_consistency
 from pkvm_emu.hyp.ownership_dma import DmaUse
 from pkvm_emu.hyp.ownership_donate import Donation
+from pkvm_emu.hyp.ownership_guest import GuestPages
 from pkvm_emu.hyp.ownership_prot import Permissions
 from pkvm_emu.hyp.ownership_share import Sharing
 from pkvm_emu.hyp.page_state import OWNED, Component
@@ -27,7 +28,7 @@ from pkvm_emu.hyp.pgtable import PAGE_HYP, with_state
 from pkvm_emu.machine.pagetable import PAGE_MASK, PAGE_SHIFT
 
 
-class Ownership(Sharing, Donation, Permissions, DmaUse):
+class Ownership(Sharing, Donation, Permissions, DmaUse, GuestPages):
     """The ownership model of one machine; arguments as for :class:`OwnershipState`."""
 
     def host_mem_abort(self, ipa: int, is_perm_fault: bool) -> int:

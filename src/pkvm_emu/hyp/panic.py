@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.arch.esr import Esr
 from pkvm_emu.errors import ModuleError
-from pkvm_emu.hyp.errors import HypBug, HypFault
+from pkvm_emu.hyp.errors import HypBug, HypFault, HypUndefined
 from pkvm_emu.machine.core import Service
 from pkvm_emu.machine.state import State
 
@@ -113,8 +113,12 @@ class PanicPath(State):
         Returns:
             Where the CPU has to go on: a BRK, or the access that faults, in the firmware.
         """
-        caller = self._hyp.machine.core.describe(self._engine.read("x30") - 4, 2)
-        self.reason = f"{name}, called by {caller}: {bug.reason}"
+        self.reason = bug.reason
+        if name.startswith("ops->"):
+            caller = self._hyp.machine.core.describe(self._engine.read("x30") - 4, 2)
+            self.reason = f"{name}, called by {caller}: {bug.reason}"
+        if isinstance(bug, HypUndefined):
+            return self._hyp.entry(bug.label)
         if not isinstance(bug, HypFault):
             return self._hyp.entry("hyp_bug")
         self._engine.write("x9", bug.address)
@@ -172,8 +176,8 @@ class PanicPath(State):
             return f"BUG() or WARN() at {where}"
         if state.is_cfi_failure:
             register = state.esr & 0x1F
-            target = self._engine.read(f"x{register}") if register < 31 else 0
-            return f"{where} calls {describe(target, 2)} as a function of another type"
+            function = self._engine.read(f"x{register}") if register < 31 else 0
+            return f"{where} calls {describe(function, 2)} as a function of another type"
         if state.exception_class == _EC_UNKNOWN:
             return f"undefined instruction at {where}"
         if state.exception_class == _EC_IABT:
@@ -197,5 +201,6 @@ class PanicPath(State):
             return f"{text}, which EL2 maps without that permission"
         pa = hyp.stage1.pa_of(address)
         if pa in hyp.machine.ram:
-            return f"{text}, the linear address of a page that EL2 does not map: {hyp.ownership.page(pa)}"
+            page = str(hyp.ownership.page(pa)).splitlines()[0]
+            return f"{text}, the linear address of a page that EL2 does not map: {page}"
         return f"{text}, which EL2 does not map"

@@ -31,10 +31,11 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Hypercall:
-    """One host hypercall by its name without underscores (``pkvm_alloc_module_va``)."""
+    """One host hypercall by its short name (``alloc_module_va``); ``runs_guest`` as for :class:`Op`."""
 
     name: str
     function: Callable[..., Any]
+    runs_guest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def op(*names: str, runs_guest: bool = False) -> Callable[[F], F]:
     return register
 
 
-def hypercall(*names: str) -> Callable[[F], F]:
+def hypercall(*names: str, runs_guest: bool = False) -> Callable[[F], F]:
     """Serve one or more host hypercalls by the decorated function.
 
     The function takes x1, x2, ... and returns x1 (an int), a tuple for x1, x2, ..., a :class:`GuestCall`, or None for a
@@ -86,7 +87,7 @@ def hypercall(*names: str) -> Callable[[F], F]:
 
     def register(function: F) -> F:
         for name in names:
-            HYPERCALLS[name] = Hypercall(name, function)
+            HYPERCALLS[name] = Hypercall(name, function, runs_guest)
         return function
 
     return register

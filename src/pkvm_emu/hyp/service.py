@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def el2_service(
-    hyp: Hypervisor, name: str, nargs: int, call: Callable[..., ServiceResult], runs_guest: bool = False
+    hyp: Hypervisor,
+    name: str,
+    nargs: int,
+    call: Callable[..., ServiceResult],
+    runs_guest: bool | Callable[..., bool] = False,
 ) -> Service:
     """A service at EL2 whose :class:`HypBug` is a panic of the emulated hypervisor.
 
@@ -22,8 +26,8 @@ def el2_service(
         name: for traces and messages.
         nargs: how many of x0..x7 ``call`` takes.
         call: the Python.
-        runs_guest: it calls module code, so it is performed by the run loop. The others are too as long as an IOMMU driver
-            follows the host's stage-2: any of them may have to tell it.
+        runs_guest: it calls module code, so it is performed by the run loop; or a function of the registers that says so.
+            The others are too as long as an IOMMU driver follows the host's stage-2: any of them may have to tell it.
     """
     core = hyp.machine.core
 
@@ -35,11 +39,12 @@ def el2_service(
             raise
 
     later = Service(name, 2, nargs, in_loop, in_hook=False)
-    if runs_guest:
+    if runs_guest is True:
         return later
+    leaves = runs_guest or (lambda *registers: False)
 
     def in_hook(*registers: int) -> ServiceResult:
-        if hyp.tells_modules:
+        if hyp.tells_modules or leaves(*registers):
             core.leave_hook(later)
             return None
         try:

@@ -42,13 +42,16 @@ class Traps:
         self._engine = hyp.machine.engine
         by_number = {number: name for name, number in hyp.generation.hypercalls.items()}
         self._hypercalls: dict[int, tuple[int, Any]] = {}
+        self._guest_running: set[int] = set()
         for number, name in by_number.items():
             served = registry.HYPERCALLS.get(name)
             if served is not None:
                 self._hypercalls[number] = bind(served.function, hyp)
+                if served.runs_guest:
+                    self._guest_running.add(number)
         self._names = by_number
         self._last_gated = hyp.generation.hypercalls["prot_finalize"]
-        hyp.add_firmware_service("op_host_hcall", self.host_hcall, 1)
+        hyp.add_firmware_service("op_host_hcall", self.host_hcall, 1, self._calls_module)
         hyp.add_firmware_service("op_host_hcall_result", self.host_hcall_result, 1)
         hyp.add_firmware_service("op_host_smc", self.host_smc, 1)
         hyp.add_firmware_service("op_host_mem_abort", self.host_mem_abort, 1)
@@ -68,6 +71,9 @@ class Traps:
         raise HypBug(f"trap of the host at {where} ({esr.describe()}): {handler}")
 
     # Hypercalls
+
+    def _calls_module(self, _context: int) -> bool:
+        return (self._hyp.host_context[0] & ~_SMCCC_HINT) - _HCALL_BASE in self._guest_running
 
     def host_hcall(self, _context: int) -> tuple[int, ...]:
         """A hypercall of the hypervisor's own. x0 of the answer: module function to call first, or 0; x1 its argument."""

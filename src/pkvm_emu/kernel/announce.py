@@ -5,7 +5,6 @@ Source: ``arch/arm64/kvm/{pkvm,arm}.c``, ``init/main.c``.
 
 from __future__ import annotations
 
-from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.kernel import Kernel
 
 _INFO, _NOTICE, _ERROR = 6, 5, 3
@@ -15,7 +14,7 @@ _ENODEV = 19
 def start(kernel: Kernel) -> None:
     """The reservation for the hypervisor, and the command line."""
     if kernel.protected:
-        size = layout.HYP_RESERVED_SIZE >> 20
+        size = kernel.hyp_reserved_size >> 20
         kernel.log.write(f"kvm [0]: Reserved {size} MiB at {kernel.hyp_reserved:#x}", _INFO)
     kernel.log.write(f"Kernel command line: {kernel.command_line}", _NOTICE)
 

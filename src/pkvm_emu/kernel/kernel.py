@@ -67,7 +67,8 @@ class Kernel(State):
         self._command_line = command_line
         profile = machine.profile
         ram = machine.ram
-        self.hyp_reserved = (ram.end - layout.HYP_RESERVED_SIZE) & ~0x1F_FFFF
+        self.hyp_reserved_size = layout.hyp_reserved_size(ram.size)
+        self.hyp_reserved = (ram.end - self.hyp_reserved_size) & ~0x1F_FFFF
         if ram.size >= 1 << 28:
             # The last MiBs of RAM are taken first by others; the reservation of the recorded machine ends 2 MiB below.
             self.hyp_reserved -= 2 << 20
@@ -87,6 +88,8 @@ class Kernel(State):
         self.deprivileged = False
         self.tainted: str = ""
         self.allocations: StateDict[int, int] = StateDict(machine.journal, "kernel.allocations")
+        #: Shadow call stacks by CPU: builds with SCS keep return addresses where x18 points.
+        self._shadow_stacks: list[int] = []
         self._place_image()
         self._symbols = KernelSymbols(self)
         self._loader = ModuleLoader(self)
@@ -173,6 +176,7 @@ class Kernel(State):
             stack = self._pages.alloc_pages(2, zero=True)
             assert stack is not None
             memory.map(self.stack_top(cpu) - layout.STACK_SIZE, stack, layout.STACK_SIZE, "rw")
+            self._shadow_stacks.append(memory.linear_va(self._pages.alloc()))
             task = pa + layout.IMAGE_TASKS + cpu * layout.TASK_SIZE
             for word in range(_TASK_HEADER_WORDS, layout.TASK_SIZE // 8):
                 ram.write_u64(task + word * 8, STACK_CANARY)
@@ -187,6 +191,7 @@ class Kernel(State):
         engine.write_sysreg("CPACR_EL1", 3 << 20)
         engine.write_sysreg("CNTKCTL_EL1", 3)
         engine.write_sysreg("CNTFRQ_EL0", self._machine.profile.counter_hz)
+        engine.write("x18", self._shadow_stacks[index])
         engine.set_pstate(_EL1H_MASKED)
         engine.write("sp", self.stack_top(index))
 
@@ -228,7 +233,9 @@ class Kernel(State):
         """Call an EL1 function of the guest and return its x0; at the top level on a fresh kernel stack."""
         core = self._machine.core
         if core.depth == 0:
-            self._machine.engine.write("sp", self.stack_top(self._machine.current.index))
+            cpu = self._machine.current.index
+            self._machine.engine.write("sp", self.stack_top(cpu))
+            self._machine.engine.write("x18", self._shadow_stacks[cpu])
         return core.call(va, *args)[0]
 
     def call_s32(self, va: int, *args: int) -> int:

@@ -40,5 +40,13 @@ IMAGE_HYP_TEXT = 0x50_0000
 STACK_SIZE = 0x4000
 STACKS_VADDR = 0xFFFF_FFC0_8700_0000
 
-#: Reserved at the end of RAM for the hypervisor (``kvm [0]: Reserved 12 MiB at ...``).
-HYP_RESERVED_SIZE = 12 << 20
+_HYP_RESERVED_FIRST_GIB, _HYP_RESERVED_PER_GIB = 12 << 20, 6 << 20
+
+
+def hyp_reserved_size(ram_size: int) -> int:
+    """Bytes reserved at the end of RAM for the hypervisor (``kvm [0]: Reserved 12 MiB at ...`` with 1 GiB).
+
+    Its vmemmap and its page tables grow with RAM, as ``hyp_vmemmap_pages`` and ``hyp_s1_pgtable_pages`` have it.
+    """
+    further = max(0, (ram_size - 1) >> 30)
+    return _HYP_RESERVED_FIRST_GIB + further * _HYP_RESERVED_PER_GIB

@@ -22,6 +22,7 @@ class LineFacts:
         trace_seq_buffer: offset of the ``struct seq_buf`` in ``struct trace_seq``, and bytes of its buffer.
         trace_seq_full: offset of ``full``.
         find_next_bit_combined: ``_find_next_bit`` is the one function behind all searches, with six arguments.
+        kvrealloc_has_old_size: ``kvrealloc`` takes the old size as second argument.
         strreplace_returns_start: ``strreplace`` returns the start of the string and not its end.
     """
 
@@ -31,6 +32,7 @@ class LineFacts:
     trace_seq_buffer: tuple[int, int]
     trace_seq_full: int
     find_next_bit_combined: bool = False
+    kvrealloc_has_old_size: bool = True
     strreplace_returns_start: bool = True
     gfp_zero: int = 0x100
     gfp_direct_reclaim: int = 0x400
@@ -43,10 +45,12 @@ _SHORT = (b"yY1", b"nN0")
 _LONG = (b"yYtT1", b"nNfF0")
 
 _LINES = {
-    (5, 15): LineFacts(_OLD_VMEMMAP, 128, _SHORT, (4096, 4096), 4128, find_next_bit_combined=True, strreplace_returns_start=False),
+    (5, 15): LineFacts(
+        _OLD_VMEMMAP, 128, _SHORT, (4096, 4096), 4128, find_next_bit_combined=True, strreplace_returns_start=False
+    ),
     (6, 1): LineFacts(_OLD_VMEMMAP, 128, _LONG, (4096, 4096), 4128, strreplace_returns_start=False),
     (6, 6): LineFacts(_OLD_VMEMMAP, 8, _LONG, (4096, 4096), 4128),
-    (6, 12): LineFacts(_NEW_VMEMMAP, 8, _LONG, (8160, 8156), 8192),
+    (6, 12): LineFacts(_NEW_VMEMMAP, 8, _LONG, (8160, 8156), 8192, kvrealloc_has_old_size=False),
 }
 
 

@@ -9,7 +9,7 @@ from pkvm_emu.abi.errno import errno_name
 from pkvm_emu.elf import static_keys
 from pkvm_emu.elf.alternatives import apply_alternatives
 from pkvm_emu.elf.detect import detect_generation_name
-from pkvm_emu.elf.elements import NVHE_PREFIX
+from pkvm_emu.elf.elements import NVHE_PREFIX, SHN_UNDEF, STB_WEAK
 from pkvm_emu.elf.layout import Layout, Region
 from pkvm_emu.elf.link import LinkedImage, link
 from pkvm_emu.elf.module_file import ModuleFile
@@ -91,7 +91,7 @@ class LoadedModule(State):
 
     def el2_symbol(self, name: str) -> int | None:
         """EL2 address of a symbol of the EL2 half, given with or without ``__kvm_nvhe_``."""
-        va = self._image.symbol_va(self._file.hyp_symbol_name(name))
+        va = self._image.symbol_va(NVHE_PREFIX + name.removeprefix(NVHE_PREFIX))
         return va + self.hyp_delta if va is not None and self.token else None
 
     def contains(self, va: int) -> bool:
@@ -174,10 +174,9 @@ class ModuleLoader(State):
             self._kernel.log.write(
                 f"{file.name}: built for {found.name} ({found.reason}), running on {wanted}", level=4
             )
-        if not file.modinfo.get("intree"):
-            if "O" not in self._kernel.tainted:
-                self._kernel.tainted += "O"
-                self._kernel.log.write(f"{file.name}: loading out-of-tree module taints kernel.", level=4)
+        if not file.modinfo.get("intree") and "O" not in self._kernel.tainted:
+            self._kernel.tainted += "O"
+            self._kernel.log.write(f"{file.name}: loading out-of-tree module taints kernel.", level=4)
 
     def _place(self, file: ModuleFile) -> LoadedModule:
         kernel = self._kernel
@@ -195,6 +194,7 @@ class ModuleLoader(State):
         exporters = list(self.modules.values())
         dependencies = set(file.depends)
         missing = [name for name in file.depends if name not in self.modules]
+        weak = {symbol.name for symbol in file.symbols if symbol.shndx == SHN_UNDEF and symbol.bind == STB_WEAK}
 
         def resolve(name: str) -> int | None:
             for module in exporters:
@@ -202,6 +202,9 @@ class ModuleLoader(State):
                     return module.symbol(name)
             # These only another module can give: a stub would hide a missing dependency.
             if name.startswith(NVHE_PREFIX) or (missing and dependencies and not self._kernel.symbols.serves(name)):
+                return None
+            # Code tests whether a weak symbol is there: it must not be a stub that stops.
+            if name in weak and not self._kernel.symbols.serves(name):
                 return None
             return self._kernel.symbols.resolve(name)
 

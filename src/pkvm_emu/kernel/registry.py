@@ -46,7 +46,7 @@ class KernelVariable:
         name: the symbol.
         size: bytes.
         initial: gives its first contents from the kernel; shorter contents are padded with zeros.
-        section: ``data`` (writable) or ``rodata``.
+        section: ``data`` (writable), ``rodata``, or ``percpu``: one copy a CPU, the contents of all one after the other.
     """
 
     name: str

@@ -76,7 +76,9 @@ class Slab(State):
 
     # Caches
 
-    def create(self, name: str, size: int, align: int = 8, constructor: int = 0, is_kmalloc: bool = False) -> int | None:
+    def create(
+        self, name: str, size: int, align: int = 8, constructor: int = 0, is_kmalloc: bool = False
+    ) -> int | None:
         """Make a cache; the address of its (opaque) ``struct kmem_cache``, or None without memory.
 
         Args:
@@ -172,8 +174,11 @@ class Slab(State):
         if allocation is None:
             raise self._bad_free(address, name)
         if cache and allocation.cache != cache:
-            raise misuse(self._kernel, f"{name}({address:#x}): the object is of {self._cache_name(allocation)}, not of "
-                         f"{self._cache_name(allocation._replace(cache=cache))}")
+            raise misuse(
+                self._kernel,
+                f"{name}({address:#x}): the object is of {self._cache_name(allocation)}, not of "
+                f"{self._cache_name(allocation._replace(cache=cache))}",
+            )
         del self.live[address]
         if not allocation.cache:
             self._kernel.pages.free_pages(self._kernel.memory.linear_pa(address), allocation.order)

@@ -115,4 +115,3 @@ class _Scanner:
         self._at += negative + skip + length
         bits = 8 * _SIZES[size]
         return ((-value if negative else value) & ((1 << bits) - 1)).to_bytes(bits // 8, "little")
-

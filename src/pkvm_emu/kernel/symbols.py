@@ -38,6 +38,7 @@ class KernelSymbols(State):
         self._variables = dict(registry.VARIABLES)
         self.next_stub = layout.KIMAGE_VADDR + layout.IMAGE_STUBS
         self.next_data = layout.KIMAGE_VADDR + layout.IMAGE_DATA
+        self.next_percpu = layout.KIMAGE_VADDR + layout.IMAGE_PERCPU
         self.addresses: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.symbols.addresses")
         self.sizes: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.symbols.sizes")
         #: Symbols that were linked to a stub which stops the run when it is called.
@@ -91,6 +92,8 @@ class KernelSymbols(State):
         return address
 
     def _place_variable(self, variable: registry.KernelVariable) -> int:
+        if variable.section == "percpu":
+            return self._place_percpu(variable)
         address = (self.next_data + 63) & ~63
         self.next_data = address + variable.size
         if self.next_data > layout.KIMAGE_VADDR + layout.IMAGE_DATA + layout.IMAGE_DATA_SIZE:
@@ -100,6 +103,19 @@ class KernelSymbols(State):
         self.sizes[variable.name] = variable.size
         contents = variable.initial(self._kernel)
         self._kernel.memory.write(address, contents[: variable.size])
+        return address
+
+    def _place_percpu(self, variable: registry.KernelVariable) -> int:
+        address = (self.next_percpu + 15) & ~15
+        self.next_percpu = address + variable.size
+        first = layout.KIMAGE_VADDR + layout.IMAGE_PERCPU
+        if self.next_percpu > first + layout.PERCPU_SIZE:
+            raise EmulatorError(f"no room for {variable.name} in the per-CPU areas")
+        self.sizes[variable.name] = variable.size
+        contents = variable.initial(self._kernel)
+        for cpu in range(self._kernel.machine.profile.cpus):
+            copy = contents[cpu * variable.size : (cpu + 1) * variable.size]
+            self._kernel.memory.write(address + cpu * layout.PERCPU_SIZE, copy)
         return address
 
     def _guarded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:

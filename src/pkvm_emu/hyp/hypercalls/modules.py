@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from errno import ENOMEM, EPERM
 
+from pkvm_emu.hyp.event_ids import ID_SIZE, EventIds
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.ops.memory import alloc_module_va, map_module_page
 from pkvm_emu.hyp.registry import GuestCall, hypercall
@@ -41,8 +42,17 @@ def host_init_module(hyp: Hypervisor, module: Ptr) -> GuestCall:
     function = module
     if generation.init_module_arg == "struct_copy_kernel_va":
         descriptor = generation.el2_module.read(hyp.read_host(module, generation.el2_module.size))
-        function = descriptor["init"] - descriptor["sections.start"] + descriptor["hyp_va"]
+        init, start, hyp_va = (_word(descriptor[name]) for name in ("init", "sections.start", "hyp_va"))
+        function = init - start + hyp_va
+        ids, events = _word(descriptor["event_ids.start"]), _word(descriptor["nr_hyp_events"])
+        if events:
+            # More than 16 modules with events: the hypervisor goes on without theirs.
+            hyp.part(EventIds).announce(ids - start + hyp_va, ids - start + hyp_va + events * ID_SIZE)
     return GuestCall(function, hyp.ops.address)
+
+
+def _word(value: int | bytes) -> int:
+    return value if isinstance(value, int) else int.from_bytes(value, "little")
 
 
 @hypercall("register_hcall")

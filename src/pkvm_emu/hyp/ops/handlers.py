@@ -44,12 +44,6 @@ def register_host_perm_fault_handler(hyp: Hypervisor, handler: Ptr) -> int:
     return _append(hyp, "perm_table", "perm_count", hyp.generation.perm_fault_handler_slots, handler)
 
 
-@op("register_guest_smc_handler")
-def register_guest_smc_handler(hyp: Hypervisor, handler: Ptr) -> int:
-    """Ask ``handler(regs, result, handle)`` about SMCs of protected guests; 0, or -EBUSY when the slots are taken."""
-    return _append(hyp, "guest_smc_table", "guest_smc_count", hyp.generation.guest_smc_slots, handler)
-
-
 @op("register_default_trap_handler")
 def register_default_trap_handler(hyp: Hypervisor, handler: Ptr) -> int:
     """Ask ``handler(regs)`` about traps that the hypervisor itself does not know; 0 or -EBUSY."""

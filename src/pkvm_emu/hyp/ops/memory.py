@@ -9,13 +9,14 @@ from __future__ import annotations
 from errno import ENOMEM, ERANGE
 
 from pkvm_emu.hyp import layout
-from pkvm_emu.hyp.errors import HypBug
+from pkvm_emu.hyp.errors import HypBug, HypFault
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.registry import op
 from pkvm_emu.machine.calling import U64, Bool, Ptr
 
 PAGE_SIZE, PAGE_SHIFT, PAGE_MASK = 4096, 12, 4095
 _U64 = (1 << 64) - 1
+_CACHE_LINE = 64
 
 
 def map_private(hyp: Hypervisor, phys: int, size: int, prot: int) -> tuple[int, int]:
@@ -69,6 +70,35 @@ def map_module_page(hyp: Hypervisor, pfn: U64, va: Ptr, prot: U64, is_protected:
     if error and not is_protected and hyp.ownership.hyp_donate_host(pfn, 1, origin=hyp.caller()):
         raise HypBug(f"map_module_page: page {pfn:#x} could not be given back")
     return error
+
+
+@op("map_module_pages")
+def map_module_pages(hyp: Hypervisor, pfn: U64, va: Ptr, pages: U64, prot: U64, is_protected: Bool) -> int:
+    """``map_module_page`` over ``pages`` pages (android16, later releases): all are donated, then all are mapped."""
+    size = pages << PAGE_SHIFT & _U64
+    if not is_protected:
+        error = hyp.ownership.host_donate_hyp(pfn, pages, origin=hyp.caller())
+        if error:
+            return error
+    error = hyp.stage1.map(va, size, pfn << PAGE_SHIFT & _U64, prot)
+    if error and not is_protected and hyp.ownership.hyp_donate_host(pfn, pages, origin=hyp.caller()):
+        raise HypBug(f"map_module_pages: {pages} pages from {pfn:#x} could not be given back")
+    return error
+
+
+@op("unmap_module_pages")
+def unmap_module_pages(hyp: Hypervisor, pfn: U64, va: Ptr, pages: U64) -> None:
+    """Give ``pages`` pages back to the host and unmap them at ``va`` (android16, later releases); or a hypervisor BUG."""
+    if hyp.ownership.hyp_donate_host(pfn, pages, origin=hyp.caller()):
+        raise HypBug(f"unmap_module_pages: {hyp.ownership.last_refusal}")
+    if hyp.stage1.unmap(va, pages << PAGE_SHIFT & _U64) != pages << PAGE_SHIFT & _U64:
+        raise HypBug(f"unmap_module_pages: not all of {pages} pages at {va:#x} are mapped")
+
+
+@op("pkvm_unuse_dma")
+def pkvm_unuse_dma(hyp: Hypervisor, phys: U64, size: U64) -> int:
+    """Drop the DMA references of ``size`` bytes (page aligned); a page without one is a hypervisor BUG (android16)."""
+    return hyp.ownership.unuse_dma(phys, size, origin=hyp.caller())
 
 
 @op("hyp_pa")
@@ -148,14 +178,10 @@ def linear_unmap_early(hyp: Hypervisor, va: Ptr, size: U64) -> None:
 @op("flush_dcache_to_poc")
 def flush_dcache_to_poc(hyp: Hypervisor, va: Ptr, size: U64) -> None:
     """Clean and invalidate a range: the emulated caches are coherent, so only a bad address has an effect."""
-    if size and (hyp.to_pa(va) is None or hyp.to_pa(va + size - 1) is None):
-        raise HypBug(f"flush_dcache_to_poc({va:#x}, {size:#x}): not mapped at EL2")
-
-
-@op("hyp_smp_processor_id")
-def hyp_smp_processor_id(hyp: Hypervisor) -> int:
-    """The number of the current CPU."""
-    return hyp.cpu.index
+    line = va & ~(_CACHE_LINE - 1)
+    for address in [line, *range((line | PAGE_MASK) + 1, va + size, PAGE_SIZE)] if size else []:
+        if hyp.to_pa(address) is None:
+            raise HypFault(f"flush_dcache_to_poc({va:#x}, {size:#x}): {address:#x} is not mapped", address, False)
 
 
 @op("host_donate_hyp")
@@ -202,10 +228,8 @@ def host_stage2_disable_lazy_pte(hyp: Hypervisor, pfn: U64, pages: U64) -> int:
 @op("host_donate_sglist_hyp")
 def host_donate_sglist_hyp(hyp: Hypervisor, entries: Ptr, count: U64) -> int:
     """Take a list of ``{40-bit pfn, u8 order}`` entries (6 bytes each) from the host, all or none."""
-    raw = hyp.read(entries, 6 * count) if count < 1 << 20 else None
-    if raw is None:
-        raise HypBug(f"host_donate_sglist_hyp: the list of {count} entries at {entries:#x} is not mapped at EL2")
+    raw = bytearray()
+    for index in range(count):
+        raw += hyp.load(entries + 6 * index, 6, f"host_donate_sglist_hyp reads entry {index} of {count}")
     pages = [(int.from_bytes(raw[i : i + 5], "little"), raw[i + 5]) for i in range(0, len(raw), 6)]
     return hyp.ownership.host_donate_sglist_hyp(pages, origin=hyp.caller())
-
-

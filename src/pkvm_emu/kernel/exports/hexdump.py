@@ -84,7 +84,15 @@ def hex_dump_to_buffer(
 
 @kernel_symbol("print_hex_dump", runs_guest=True)
 def print_hex_dump(
-    kernel: Kernel, level: CStr, prefix: CStr, kind: S32, row: S32, group: S32, buf: Ptr, length: U64, ascii_column: Bool
+    kernel: Kernel,
+    level: CStr,
+    prefix: CStr,
+    kind: S32,
+    row: S32,
+    group: S32,
+    buf: Ptr,
+    length: U64,
+    ascii_column: Bool,
 ) -> None:
     """A dump in the log, each line with the prefix and its (hashed) address or its offset."""
     row = row if row in (16, 32) else 16

@@ -239,7 +239,9 @@ def param_set_copystring(kernel: Kernel, val: Ptr, kp: Ptr) -> int:
     room = guest_access.load_u32(kernel, descriptor)
     data = guest_access.load_string(kernel, val)
     if len(data) + 1 > room:
-        kernel.log.write(f"{_parameter_name(kernel, kp)}: string doesn't fit in {(room - 1) & 0xFFFFFFFF} chars.", level=3)
+        kernel.log.write(
+            f"{_parameter_name(kernel, kp)}: string doesn't fit in {(room - 1) & 0xFFFFFFFF} chars.", level=3
+        )
         return -ENOSPC
     guest_access.store(kernel, guest_access.load_u64(kernel, descriptor + 8), data + b"\0")
     return 0
@@ -264,7 +266,7 @@ class _Array(NamedTuple):
 
     maximum: int
     element_size: int
-    count: int
+    count_at: int
     ops: int
     elements: int
 
@@ -313,8 +315,8 @@ def param_array_set(kernel: Kernel, val: Ptr, kp: Ptr) -> int:
             done += 1
     finally:
         slab.kfree(text)
-    if array.count:
-        guest_access.store_uint(kernel, array.count, done, 4)
+    if array.count_at:
+        guest_access.store_uint(kernel, array.count_at, done, 4)
     return 0
 
 
@@ -323,7 +325,7 @@ def param_array_get(kernel: Kernel, buffer: Ptr, kp: Ptr) -> int:
     """The elements' texts with commas between them and one newline."""
     array = _array(kernel, kp)
     getter = guest_access.load_u64(kernel, array.ops + 16)
-    count = guest_access.load_u32(kernel, array.count) if array.count else array.maximum
+    count = guest_access.load_u32(kernel, array.count_at) if array.count_at else array.maximum
     length = 0
     for index in range(count):
         if index:
@@ -344,7 +346,7 @@ def param_array_free(kernel: Kernel, arg: Ptr) -> None:
     array = _Array(*struct.unpack("<IIQQQ", guest_access.load(kernel, arg, OPS_SIZE)))
     free = guest_access.load_u64(kernel, array.ops + 24)
     if free:
-        count = guest_access.load_u32(kernel, array.count) if array.count else array.maximum
+        count = guest_access.load_u32(kernel, array.count_at) if array.count_at else array.maximum
         for index in range(count):
             kernel.call(free, array.elements + index * array.element_size)
 
@@ -353,4 +355,3 @@ def param_array_free(kernel: Kernel, arg: Ptr) -> None:
 kernel_variable("param_array_ops", OPS_SIZE)(
     ops_table("pkvm_emu.param_array_set", "pkvm_emu.param_array_get", "pkvm_emu.param_array_free")
 )
-

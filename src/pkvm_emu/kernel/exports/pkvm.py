@@ -20,6 +20,7 @@ from pkvm_emu.machine.calling import Ptr
 PAGE_SIZE, PAGE_SHIFT, PAGE_MASK = 4096, 12, 4095
 _HCALL_BASE = 0xC600_0000
 _SMCCC_SUCCESS = 0
+_U64 = (1 << 64) - 1
 #: Tables that ``struct pkvm_el2_module`` counts: pointer field, section, count field, bytes an entry. Generations
 #: without them have no such fields.
 _TABLES = (
@@ -136,7 +137,7 @@ class _Load:
         result = self._init(descriptor, hyp_va - start)
         if result:
             kernel.kvm_log(f"Failed to init EL2 module: {result}")
-            self._unmap(hyp_va - start)
+            self._unmap_all(hyp_va, start)
             module.token = 0
             return result
         module.references += 1
@@ -224,11 +225,19 @@ class _Load:
             done.append(va)
         return 0
 
-    def _unmap(self, delta: int) -> None:
-        # android16's error path walks every descriptor, absent sections included, and unmapping nothing is a BUG at EL2.
+    def _unmap_all(self, hyp_va: int, start: int) -> None:
+        """Take back what was mapped, after the EL2 init failed.
+
+        android16 counts each page's offset from the first of all section descriptors, the absent ones (whose start is NULL)
+        included: with one of them the address is not where anything was mapped, and the hypervisor answers with a BUG.
+        """
         kernel = self._kernel
+        first = start
+        if self._generation.boot.init_error_is_fatal and len(self._sections) < len(self._generation.sections):
+            first = 0
         for va, _ in self._pages():
-            hypercall(kernel, "unmap_module_page", kernel.memory.to_pa(va) >> PAGE_SHIFT, va + delta)
+            pfn = kernel.memory.to_pa(va) >> PAGE_SHIFT
+            hypercall(kernel, "unmap_module_page", pfn, (va - first + hyp_va) & _U64)
 
     def _init(self, descriptor: int, delta: int) -> int:
         kernel = self._kernel

@@ -322,9 +322,13 @@ def string_lower(kernel: Kernel, dest: Ptr, src: Ptr) -> None:
 @kernel_symbol("string_get_size", runs_guest=True)
 def string_get_size(kernel: Kernel, size: U64, block: U64, units: S32, buffer: Ptr, length: S32) -> int:
     """``size`` blocks in words: units 0 decimal (kB), 1 binary (KiB); three significant digits."""
-    base, names = (1000, ("B", "kB", "MB", "GB", "TB", "PB", "EB")) if not units & 1 else (
-        1024,
-        ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"),
+    base, names = (
+        (1000, ("B", "kB", "MB", "GB", "TB", "PB", "EB"))
+        if not units & 1
+        else (
+            1024,
+            ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"),
+        )
     )
     amount, step, divisor = size * block, 0, 1
     while amount // divisor >= base and step < len(names) - 1:

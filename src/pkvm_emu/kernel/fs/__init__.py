@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-# Order matters: mount points first, since what is put below them takes their kind.
-from pkvm_emu.kernel.fs import mounts, devices, kmsg, procfs, sysfs  # noqa: F401, I001
+from pkvm_emu.kernel.fs import devices, kmsg, procfs, sysfs  # noqa: F401
 from pkvm_emu.kernel.fs.filesystem import FileSystem
 from pkvm_emu.kernel.fs.memory_fs import MemoryDirectory, MemoryFile
 from pkvm_emu.kernel.fs.node import WOULD_BLOCK, Directory, File, FsError, Node, TextFile

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.errno import EEXIST, ENOENT
 from pkvm_emu.kernel.fs.memory_fs import MemoryDirectory
+from pkvm_emu.kernel.fs.mounts import MOUNT_POINTS
 from pkvm_emu.kernel.fs.node import (
     EACCES,
     EISDIR,
@@ -54,6 +55,9 @@ class FileSystem(State):
         self.root = self._root
         self.next_number = 3
         self.open_files: StateDict[int, OpenFile] = StateDict(self._own_journal)
+        for mount in MOUNT_POINTS:
+            errno = mount.create_errno
+            self.add(mount.path, MemoryDirectory(self._own_journal, errno is None, mount.mode, errno or 0))
         for populate in PROVIDERS:
             populate(kernel, self)
 
@@ -178,7 +182,7 @@ class FileSystem(State):
     def _check_mode(path: str, node: File, flags: int) -> None:
         access = flags & O_ACCMODE
         wants_read, wants_write = access != O_WRONLY, access != O_RDONLY
-        if node.strict_mode and (wants_read and not node.mode & 0o444 or wants_write and not node.mode & 0o222):
+        if node.strict_mode and ((wants_read and not node.mode & 0o444) or (wants_write and not node.mode & 0o222)):
             raise FsError(EACCES, path)
 
     def is_open(self, handle: OpenFile) -> bool:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from pkvm_emu.abi.errno import ENOENT
-from pkvm_emu.kernel.fs.memory_fs import MemoryDirectory
 from pkvm_emu.kernel.fs.node import EACCES
-from pkvm_emu.kernel.fs.registry import provider
 
-if TYPE_CHECKING:
-    from pkvm_emu.kernel.fs.filesystem import FileSystem
-    from pkvm_emu.kernel.kernel import Kernel
 
-#: Path, mode, and the errno of creating a file there (None: it can be created).
-_MOUNTS = (
-    ("/proc", 0o555, ENOENT),
-    ("/sys", 0o755, EACCES),
-    ("/sys/kernel/debug", 0o700, EACCES),
-    ("/sys/kernel/tracing", 0o700, EACCES),
-    ("/dev", 0o755, None),
-    ("/tmp", 0o1777, None),
-    ("/lib/modules", 0o755, None),
+class MountPoint(NamedTuple):
+    """A directory that exists from the start.
+
+    ``create_errno`` is what creating a file below it gives where no file system put one; None: it can be created.
+    """
+
+    path: str
+    mode: int
+    create_errno: int | None
+
+
+#: The directories of an initramfs and what is mounted on them, parents first.
+MOUNT_POINTS = (
+    MountPoint("/proc", 0o555, ENOENT),
+    MountPoint("/sys", 0o755, EACCES),
+    MountPoint("/sys/kernel/debug", 0o700, EACCES),
+    MountPoint("/sys/kernel/tracing", 0o700, EACCES),
+    MountPoint("/dev", 0o755, None),
+    MountPoint("/tmp", 0o1777, None),
+    MountPoint("/lib/modules", 0o755, None),
 )
-
-
-@provider
-def mount_points(kernel: Kernel, fs: FileSystem) -> None:
-    """The directories of an initramfs and what is mounted on them."""
-    for path, mode, errno in _MOUNTS:
-        fs.add(path, MemoryDirectory(fs.journal, errno is None, mode, errno or 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from pkvm_emu.abi.errno import EINVAL, EIO, ENOENT, EPERM
+from pkvm_emu.abi.errno import EINVAL, EIO, EPERM
 from pkvm_emu.errors import ModuleError
 
 if TYPE_CHECKING:
@@ -146,15 +146,3 @@ class Directory(Node):
     def remove(self, name: str) -> int:
         """Remove a file or an empty directory; 0 or -errno."""
         return -EPERM
-
-
-class ProcDirectory(Directory):
-    """A directory whose file system finds nothing where nothing is, also when asked to create (procfs)."""
-
-    mode = 0o555
-
-    def create(self, name: str, mode: int) -> File | int:
-        return -ENOENT
-
-    def mkdir(self, name: str, mode: int) -> int:
-        return -ENOENT

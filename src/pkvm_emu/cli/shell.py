@@ -1,0 +1,181 @@
+"""``pkvm-emu shell``: a shell on the booted system, from a script or typed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pkvm_emu.errors import ModuleError, PkvmEmuError, UsageError
+
+if TYPE_CHECKING:
+    from pkvm_emu.kernel.log import LogRecord
+    from pkvm_emu.shell.session import Session
+    from pkvm_emu.system import System
+
+_TAIL_RECORDS = 20
+_CONSOLE_LOGLEVEL = 7
+_PROMPT, _CONTINUATION = "/ # ", "> "
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options of ``shell``."""
+    parser.add_argument(
+        "modules", metavar="MODULE", nargs="*", help="a .ko or a source directory; name=value sets a parameter"
+    )
+    parser.add_argument("--android", metavar="N", help="generation: 14, 15, 16 (default: as the module was built)")
+    parser.add_argument("--cmdline", metavar="TEXT", default="", help="kernel command line")
+    parser.add_argument("--machine", metavar="FEATURES", default="", help="e.g. nvhe,nopauth,lpa2")
+    parser.add_argument("--ram", metavar="MIB", type=int, default=1024, help="RAM in MiB (default 1024)")
+    parser.add_argument("--script", metavar="FILE", help="run this script and end with its status; - is standard input")
+    parser.add_argument("--console", action="store_true", help="print the kernel log on standard error as it comes")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Boot, then run the script or read lines; the status is the script's, or 1 when the system dies."""
+    from dataclasses import replace
+
+    from pkvm_emu.cli.inputs import read_given_modules
+    from pkvm_emu.kernel.command_line import CommandLine
+    from pkvm_emu.machine.profile import MachineProfile
+    from pkvm_emu.shell.session import Session
+    from pkvm_emu.system import System, choose_generation, run_boot
+
+    script = _read_script(arguments.script)
+    profile = replace(MachineProfile.parse(arguments.machine), ram_size=arguments.ram << 20)
+    given = read_given_modules(arguments.modules, arguments.android) if arguments.modules else []
+    files = [module.file for module in given]
+    system = System(choose_generation(arguments.android, files), CommandLine(arguments.cmdline), profile)
+    console = Console(system) if arguments.console else None
+    parameters = {module.file.name: module.parameters for module in given}
+    try:
+        run_boot(system, files, parameters=parameters)
+        for outcome in system.boot_report.outcomes:
+            if outcome.reason:
+                _write_error(f"pkvm-emu: boot: {outcome.reason}\n".encode())
+        session = Session(system, _write_output, _write_error, files)
+        try:
+            return session.run(script) if script is not None else _converse(session)
+        finally:
+            session.close()
+    except ModuleError:
+        if console is None:
+            _print_tail(system)
+        raise
+
+
+class Console:
+    """The kernel's console: prints records of level 0 to 6 on standard error."""
+
+    def __init__(self, system: System) -> None:
+        self._log = system.kernel.log
+        self._seen = 0
+        self._shown = ""
+        self._log.on_record = self.show
+
+    def show(self, record: LogRecord) -> None:
+        """Print a record, or what was appended to the newest one (KERN_CONT)."""
+        if record.level >= _CONSOLE_LOGLEVEL:
+            return
+        is_new = len(self._log) != self._seen
+        text = str(record) if is_new else str(record._replace(text=record.text[len(self._shown) :]))
+        self._seen, self._shown = len(self._log), record.text
+        _write_error(text.encode("utf-8", "replace") + b"\n")
+
+
+def _read_script(name: str | None) -> str | None:
+    """The script; None when lines are to be typed."""
+    if name is None and sys.stdin.isatty():
+        return None
+    try:
+        data = sys.stdin.buffer.read() if name in (None, "-") else Path(str(name)).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--script {name}: {error.strerror}") from error
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _write_output(data: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _write_error(data: bytes) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.stderr.buffer.write(data)
+    sys.stderr.buffer.flush()
+
+
+def _print_tail(system: System) -> None:
+    """The end of the kernel log, as the console of a machine that died would show it."""
+    records = list(system.kernel.log)[-_TAIL_RECORDS:]
+    _write_error("".join(f"{record}\n" for record in records).encode("utf-8", "replace"))
+
+
+# Typed lines
+
+
+def _converse(session: Session) -> int:
+    from pkvm_emu.shell.parser import Parser
+    from pkvm_emu.shell.syntax import ShellSyntaxError
+
+    _prepare_line_editing(session)
+    text, status = "", 0
+    while not session.exited:
+        try:
+            text += input(_CONTINUATION if text else _PROMPT) + "\n"
+        except EOFError:
+            sys.stdout.write("\n")
+            break
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
+            text = ""
+            continue
+        try:
+            parser = Parser(text)
+            while parser.next_line() is not None:
+                pass
+        except ShellSyntaxError as error:
+            if error.incomplete:
+                continue
+        status, text = _run_typed(session, text), ""
+    return status
+
+
+def _run_typed(session: Session, text: str) -> int:
+    shell = session.shell
+    try:
+        status = session.run(text)
+    except KeyboardInterrupt:
+        if shell.system.machine.core.depth:
+            raise
+        sys.stdout.write("\n")
+        return 130
+    except PkvmEmuError as error:
+        if isinstance(error, ModuleError):
+            raise
+        _write_error(f"{error}\n".encode())
+        return 1
+    return status
+
+
+def _prepare_line_editing(session: Session) -> None:
+    """History and completion, where Python has readline."""
+    try:
+        import readline
+    except ImportError:
+        return
+    from pkvm_emu.shell.complete import completions
+
+    found: list[str] = []
+
+    def complete(_word: str, state: int) -> str | None:
+        if state == 0:
+            found[:] = completions(session.shell, readline.get_line_buffer()[: readline.get_endidx()])
+        return found[state] if state < len(found) else None
+
+    readline.set_completer_delims(" \t\n;|&<>()\"'")
+    readline.set_completer(complete)
+    readline.parse_and_bind("tab: complete")

@@ -1,0 +1,1 @@
+"""MMIO device models over the machine's bus."""

@@ -1,0 +1,1 @@
+"""What a vendor module's binary is, found without running it."""

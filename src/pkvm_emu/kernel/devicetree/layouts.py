@@ -1,0 +1,169 @@
+"""Where members of device-tree and driver-core structures are, by kernel line.
+
+Compiled modules read and write these members in place: ``dev_set_drvdata``, ``pdev->dev.of_node``, ``np->full_name`` are
+inline functions and plain accesses. Sources: ``include/linux/{of,fwnode,device,platform_device,ioport,kobject}.h`` of the GKI
+branches with their configuration (``CONFIG_PM_SLEEP``, ``DMA_CMA``, ``SWIOTLB_DYNAMIC`` and so on decide what lies before
+``of_node``). ``verified`` says that shipped modules of that line were seen to use the offsets; the others are computed
+from the headers alone.
+
+Modules that were compiled against this project's own headers have small structures of their own (:data:`OWN_HEADERS`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLayout:
+    """``struct device_node``: byte offsets, and its size. ``fwnode_ops`` and ``fwnode_dev`` are in its fwnode_handle."""
+
+    size: int
+    name: int = 0
+    phandle: int = 8
+    full_name: int = 16
+    fwnode: int = 24
+    properties: int = 96
+    parent: int = 112
+    child: int = 120
+    sibling: int = 128
+    fwnode_dev: int = 40
+    lists: tuple[int, ...] = (48, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class PropertyLayout:
+    """``struct property``: byte offsets, and the size with its sysfs attribute."""
+
+    size: int = 136
+    name: int = 0
+    length: int = 8
+    value: int = 16
+    next: int = 24
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLayout:
+    """``struct platform_device`` and ``struct device``; a member that a structure does not have is None.
+
+    Attributes:
+        verified: shipped modules of the line use these offsets.
+        device: offset of ``dev`` in ``struct platform_device``; the next members are offsets in that one.
+        device_size: bytes of ``struct device``.
+        size: bytes of ``struct platform_device``.
+        resource_size: bytes of ``struct resource``: drivers index the array.
+        of_node: the first of the members that are offsets in ``struct device``.
+    """
+
+    verified: bool
+    size: int
+    device_size: int
+    num_resources: int
+    resource: int
+    platform_dma_mask: int
+    of_node: int
+    resource_size: int
+    device: int = 16
+    parent: int = 96
+    init_name: int = 112
+    driver_data: int = 152
+    platform_data: int = 144
+    kobject_name: int | None = 0
+    driver: int | None = 136
+    fwnode: int | None = None
+    dma_mask: int | None = None
+    coherent_dma_mask: int | None = None
+
+
+def _line(of_node: int, dma_mask: int, after_node: int, verified: bool) -> DeviceLayout:
+    """A row of a kernel line; ``after_node`` is what lies in ``struct device`` from ``of_node`` on, in bytes."""
+    device_size = of_node + after_node
+    platform = 16 + device_size
+    return DeviceLayout(
+        verified=verified,
+        size=platform + 80,
+        device_size=device_size,
+        platform_dma_mask=platform,
+        num_resources=platform + 24,
+        resource=platform + 32,
+        of_node=of_node,
+        fwnode=of_node + 8,
+        dma_mask=dma_mask,
+        coherent_dma_mask=dma_mask + 8,
+        resource_size=96,
+    )
+
+
+_DEVICES = {
+    (5, 15): _line(of_node=752, dma_mask=680, after_node=160, verified=True),
+    (6, 1): _line(of_node=744, dma_mask=664, after_node=168, verified=False),
+    (6, 6): _line(of_node=768, dma_mask=664, after_node=168, verified=True),
+    (6, 12): _line(of_node=744, dma_mask=640, after_node=168, verified=False),
+}
+#: What this project's headers declare, for all lines.
+OWN_HEADERS = DeviceLayout(
+    verified=True,
+    size=600,
+    device_size=552,
+    platform_dma_mask=568,
+    num_resources=576,
+    resource=584,
+    of_node=32,
+    resource_size=64,
+    parent=0,
+    init_name=8,
+    driver_data=16,
+    platform_data=24,
+    kobject_name=None,
+    driver=None,
+)
+_OWN_RELEASE = "-pkvm-emu"
+NODE = NodeLayout(size=248)
+PROPERTY = PropertyLayout()
+
+
+def device_layout(version: tuple[int, int]) -> DeviceLayout:
+    """The row of a kernel line; of the newest known one that is not newer than ``version``."""
+    return _DEVICES[max((known for known in _DEVICES if known <= version), default=min(_DEVICES))]
+
+
+def layout_of_module(version: tuple[int, int], vermagic: str) -> DeviceLayout:
+    """The row for a module by its ``vermagic=``: builds of this project name themselves in the release."""
+    return OWN_HEADERS if _OWN_RELEASE in vermagic.partition(" ")[0] else device_layout(version)
+
+
+# struct resource (include/linux/ioport.h)
+RESOURCE_START, RESOURCE_END, RESOURCE_NAME, RESOURCE_FLAGS = 0, 8, 16, 24
+IORESOURCE_MEM, IORESOURCE_IRQ = 0x200, 0x400
+#: ``struct of_device_id``: name[32], type[32], compatible[128], data.
+MATCH_SIZE, MATCH_TYPE, MATCH_COMPATIBLE, MATCH_DATA = 200, 32, 64, 192
+
+
+@dataclass(frozen=True, slots=True)
+class DriverLayout:
+    """``struct platform_driver``: offsets. ``remove_new`` is None where there is one ``remove`` only."""
+
+    driver: int
+    remove_new: int | None
+    probe: int = 0
+    remove: int = 8
+
+    @property
+    def name(self) -> int:
+        """``driver.name``"""
+        return self.driver
+
+    @property
+    def owner(self) -> int:
+        """``driver.owner``"""
+        return self.driver + 16
+
+    @property
+    def of_match_table(self) -> int:
+        """``driver.of_match_table``"""
+        return self.driver + 40
+
+
+#: With and without a member ``remove_new``, which 6.3 brought, stable releases of 5.15 took over and 6.11 made a union.
+DRIVER_PLAIN = DriverLayout(driver=40, remove_new=None)
+DRIVER_WITH_REMOVE_NEW = DriverLayout(driver=48, remove_new=16)

@@ -1,0 +1,97 @@
+"""CPUs, caches and RCU (``arch/arm64/mm/cache.S``, ``kernel/smp.c``, ``kernel/rcu``). One CPU runs, so a grace
+period is over at once.
+"""
+
+from __future__ import annotations
+
+from errno import ENXIO
+
+from pkvm_emu.kernel.guest_access import load_u64
+from pkvm_emu.kernel.kernel import Kernel
+from pkvm_emu.kernel.registry import kernel_symbol
+from pkvm_emu.machine.calling import S32, U64, Bool, Ptr
+
+# Caches
+
+
+@kernel_symbol(
+    *("caches_clean_inval_pou", "caches_clean_inval_user_pou", "icache_inval_pou", "__flush_icache_range"),
+    *("flush_icache_range", "invalidate_icache_range"),
+)
+def make_code_visible(kernel: Kernel, start: Ptr, end: Ptr) -> int:
+    """Code that was written to a range may run."""
+    kernel.machine.core.code_epoch += 1
+    kernel.machine.engine.forget_code(start, end)
+    return 0
+
+
+@kernel_symbol(
+    *("dcache_clean_inval_poc", "dcache_clean_poc", "dcache_inval_poc", "dcache_clean_pou", "dcache_clean_pop"),
+    *(
+        "__flush_dcache_area",
+        "__inval_dcache_area",
+        "__clean_dcache_area_poc",
+        "flush_dcache_page",
+        "__flush_dcache_range",
+    ),
+)
+def clean_data_cache(kernel: Kernel, start: Ptr, end: Ptr) -> None:
+    """Data caches are coherent with everything here."""
+
+
+# Other CPUs
+
+
+@kernel_symbol("smp_call_function_single", runs_guest=True)
+def smp_call_function_single(kernel: Kernel, cpu: S32, function: Ptr, info: Ptr, wait: S32) -> int:
+    """Run a function on a CPU: this one, or -ENXIO for one that does not run."""
+    if cpu != kernel.machine.current.index:
+        return -ENXIO
+    kernel.call(function, info)
+    return 0
+
+
+@kernel_symbol("smp_call_function", "smp_call_function_many")
+def smp_call_function(kernel: Kernel) -> None:
+    """Run a function on all other CPUs: there are none."""
+
+
+@kernel_symbol("on_each_cpu_cond_mask", runs_guest=True)
+def on_each_cpu_cond_mask(kernel: Kernel, condition: Ptr, function: Ptr, info: Ptr, wait: Bool, mask: Ptr) -> None:
+    """Run a function on the CPUs of a mask for which ``condition(cpu, info)`` holds (NULL: all of them)."""
+    cpu = kernel.machine.current.index
+    if not load_u64(kernel, mask) >> cpu & 1:
+        return
+    if not condition or kernel.call(condition, cpu, info) & 1:
+        kernel.call(function, info)
+
+
+@kernel_symbol("kick_all_cpus_sync", "cpus_read_lock", "cpus_read_unlock", "migrate_disable", "migrate_enable")
+def cpu_set_is_stable(kernel: Kernel) -> None:
+    """No CPU comes or goes, and the task stays on its own."""
+
+
+# RCU
+
+
+@kernel_symbol(
+    *("__rcu_read_lock", "__rcu_read_unlock", "synchronize_rcu", "synchronize_rcu_expedited", "rcu_barrier"),
+    *("synchronize_net", "rcu_read_unlock_strict"),
+)
+def rcu(kernel: Kernel) -> None:
+    """Nobody else reads: a grace period is over at once."""
+
+
+@kernel_symbol("call_rcu", "call_rcu_hurry", runs_guest=True)
+def call_rcu(kernel: Kernel, head: Ptr, function: Ptr) -> None:
+    """Call ``function(head)`` after a grace period."""
+    kernel.call(function, head)
+
+
+# Memory map
+
+
+@kernel_symbol("memblock_is_memory", "memblock_is_map_memory")
+def memblock_is_memory(kernel: Kernel, pa: U64) -> int:
+    """Whether a physical address is RAM."""
+    return pa in kernel.machine.ram

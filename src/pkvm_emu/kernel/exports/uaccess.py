@@ -1,0 +1,163 @@
+"""Accesses that may fault: kernel memory without an oops, and user memory (``mm/maccess.c``, ``arch/arm64/lib``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from errno import EFAULT, ENOMEM
+
+from pkvm_emu.kernel import layout
+from pkvm_emu.kernel.exports.io import device_load, device_store
+from pkvm_emu.kernel.guest_access import HostFault, load, store
+from pkvm_emu.kernel.kernel import Kernel
+from pkvm_emu.kernel.registry import kernel_symbol
+from pkvm_emu.kernel.slab import Slab
+from pkvm_emu.kernel.vsprintf_env import GuestFault
+from pkvm_emu.machine.calling import S64, U64, Ptr
+
+_PAGE_SIZE = 4096
+
+
+def _chunks(size: int) -> Iterator[tuple[int, int]]:
+    """Offset and size of the accesses that the kernel makes: doublewords, then what is left."""
+    offset = 0
+    for width in (8, 4, 2, 1):
+        while size - offset >= width:
+            yield offset, width
+            offset += width
+
+
+@kernel_symbol("copy_from_kernel_nofault", runs_guest=True)
+def copy_from_kernel_nofault(kernel: Kernel, dest: Ptr, src: Ptr, size: U64) -> int:
+    """Read kernel memory; -EFAULT where the CPU cannot, with what came before copied."""
+    try:
+        for offset, width in _chunks(size):
+            data = device_load(kernel, src + offset, width)
+            store(kernel, dest + offset, data.to_bytes(width, "little"))
+    except HostFault:
+        return -EFAULT
+    return 0
+
+
+@kernel_symbol("copy_to_kernel_nofault", runs_guest=True)
+def copy_to_kernel_nofault(kernel: Kernel, dest: Ptr, src: Ptr, size: U64) -> int:
+    """Write kernel memory; -EFAULT where the CPU cannot."""
+    try:
+        for offset, width in _chunks(size):
+            device_store(kernel, dest + offset, int.from_bytes(load(kernel, src + offset, width), "little"), width)
+    except HostFault:
+        return -EFAULT
+    return 0
+
+
+@kernel_symbol("strncpy_from_kernel_nofault", runs_guest=True)
+def strncpy_from_kernel_nofault(kernel: Kernel, dest: Ptr, src: Ptr, count: S64) -> int:
+    """Copy a string; its length with the NUL (``count`` where it was cut), or -EFAULT with an empty ``dest``."""
+    if count <= 0:
+        return 0
+    out = bytearray()
+    while len(out) < count:
+        value, fault = kernel.access("host_load8", src + len(out))
+        if fault is not None:
+            store(kernel, dest, b"\0")
+            return -EFAULT
+        out.append(value & 0xFF)
+        if not value & 0xFF:
+            break
+    if out[-1]:
+        out[-1] = 0
+    store(kernel, dest, out)
+    return len(out)
+
+
+# User memory
+
+
+def _user_bytes(kernel: Kernel, address: int, size: int) -> int:
+    """How many bytes from a user address on are mapped."""
+    done = 0
+    while done < size:
+        step = min(size - done, _PAGE_SIZE - (address + done) % _PAGE_SIZE)
+        try:
+            if address + done >= 1 << layout.VA_BITS:
+                break
+            kernel.memory.to_pa(address + done)
+        except GuestFault:
+            break
+        done += step
+    return done
+
+
+@kernel_symbol("__arch_copy_from_user", "_copy_from_user", runs_guest=True)
+def copy_from_user(kernel: Kernel, dest: Ptr, src: Ptr, size: U64) -> int:
+    """The number of bytes that could not be read (``_copy_from_user`` also zeroes them)."""
+    done = _user_bytes(kernel, src, size)
+    store(kernel, dest, kernel.memory.read(src, done) + bytes(size - done))
+    return size - done
+
+
+@kernel_symbol("__arch_copy_to_user", "_copy_to_user", runs_guest=True)
+def copy_to_user(kernel: Kernel, dest: Ptr, src: Ptr, size: U64) -> int:
+    """The number of bytes that could not be written."""
+    done = _user_bytes(kernel, dest, size)
+    kernel.memory.write(dest, load(kernel, src, done))
+    return size - done
+
+
+@kernel_symbol("__arch_clear_user", "clear_user", runs_guest=True)
+def clear_user(kernel: Kernel, dest: Ptr, size: U64) -> int:
+    """The number of bytes that could not be zeroed."""
+    done = _user_bytes(kernel, dest, size)
+    kernel.memory.write(dest, bytes(done))
+    return size - done
+
+
+@kernel_symbol("strncpy_from_user", runs_guest=True)
+def strncpy_from_user(kernel: Kernel, dest: Ptr, src: Ptr, count: S64) -> int:
+    """Copy a string; its length without the NUL, ``count`` where it was cut, or -EFAULT."""
+    if count <= 0:
+        return 0
+    known = _user_bytes(kernel, src, count)
+    data = kernel.memory.read(src, known)
+    end = data.find(0)
+    if end < 0 and known < count:
+        return -EFAULT
+    store(kernel, dest, data[: end + 1] if end >= 0 else data)
+    return end if end >= 0 else count
+
+
+@kernel_symbol("strnlen_user", runs_guest=True)
+def strnlen_user(kernel: Kernel, address: Ptr, count: S64) -> int:
+    """Length with the NUL, ``count`` + 1 where there is none, 0 where it is not mapped."""
+    known = _user_bytes(kernel, address, max(count, 0))
+    if not known:
+        return 0
+    end = kernel.memory.read(address, known).find(0)
+    return end + 1 if end >= 0 else count + 1 if known == count else 0
+
+
+def _nofault(kernel: Kernel, remaining: int) -> int:
+    return -EFAULT if remaining else 0
+
+
+@kernel_symbol("copy_from_user_nofault", runs_guest=True)
+def copy_from_user_nofault(kernel: Kernel, dest: Ptr, src: Ptr, size: U64) -> int:
+    """0, or -EFAULT."""
+    return _nofault(kernel, copy_from_user(kernel, dest, src, size))
+
+
+@kernel_symbol("copy_to_user_nofault", runs_guest=True)
+def copy_to_user_nofault(kernel: Kernel, dest: Ptr, src: Ptr, size: U64) -> int:
+    """0, or -EFAULT."""
+    return _nofault(kernel, copy_to_user(kernel, dest, src, size))
+
+
+@kernel_symbol("memdup_user", "memdup_user_nul", runs_guest=True)
+def memdup_user(kernel: Kernel, src: Ptr, size: U64) -> int:
+    """A copy of user memory, or ``ERR_PTR(-EFAULT)``, ``ERR_PTR(-ENOMEM)``."""
+    if _user_bytes(kernel, src, size) < size:
+        return -EFAULT
+    address = kernel.part(Slab).kmalloc(size + 1)
+    if address is None:
+        return -ENOMEM
+    kernel.memory.write(address, kernel.memory.read(src, size) + b"\0")
+    return address

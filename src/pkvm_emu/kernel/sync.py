@@ -1,0 +1,131 @@
+"""Locks: a CPU waits for another that holds one; what would wait for ever is an error that names lock, holder and caller."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pkvm_emu.kernel.guest_access import caller, misuse
+from pkvm_emu.kernel.registry import kernel_part
+from pkvm_emu.machine.core import Stuck
+from pkvm_emu.machine.state import State, StateDict
+
+if TYPE_CHECKING:
+    from pkvm_emu.errors import ModuleError
+    from pkvm_emu.kernel.kernel import Kernel
+
+
+#: Tries of one CPU after which a lock counts as never released.
+_SPIN_LIMIT = 100_000
+
+
+class Holder(NamedTuple):
+    """Who holds a lock: the return address of the call that took it, and the CPU."""
+
+    caller: int
+    cpu: int
+
+
+@kernel_part
+class Locks(State):
+    """Who holds which lock. The lock words themselves are in guest memory, as inlined code expects them.
+
+    Attributes:
+        holders: by address of the lock.
+        waits: by CPU, the lock that it waits for.
+        tries: how often the CPU that waits now has tried.
+        spinning: number of spin locks held: sleeping is a bug then.
+        waiting: wait queue on which the task has been put, 0 for none.
+
+    Args:
+        kernel: whose locks they are.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel.machine.journal, "kernel.locks")
+        self._kernel = kernel
+        self.holders: StateDict[int, Holder] = StateDict(kernel.machine.journal, "kernel.locks.holders")
+        self.waits: StateDict[int, int] = StateDict(kernel.machine.journal, "kernel.locks.waits")
+        self.tries = 0
+        self.spinning = 0
+        self.waiting = 0
+
+    def taken(self, lock: int, spins: bool) -> None:
+        """Note that the calling function holds a lock."""
+        cpu = self._cpu
+        self.holders[lock] = Holder(self._kernel.machine.engine.read("x30"), cpu)
+        if cpu in self.waits:
+            del self.waits[cpu]
+            self.tries = 0
+        if spins:
+            self.spinning += 1
+
+    def released(self, lock: int, spins: bool) -> None:
+        """Note that a lock is free."""
+        self.holders.pop(lock, None)
+        if spins:
+            self.spinning = max(self.spinning - 1, 0)
+
+    def contend(self, kind: str, lock: int) -> None:
+        """The lock is held: the calling CPU tries again in its next turn.
+
+        Raises:
+            Stuck: the holder is this CPU, or waits (over others) for this CPU, or does not release it.
+        """
+        self.waits[self._cpu] = lock
+        self.tries += 1
+        if self.tries > _SPIN_LIMIT or self._waits_for_itself(lock):
+            raise self._deadlock(kind, lock)
+        engine = self._kernel.machine.engine
+        engine.write("pc", engine.read("pc") - 4)
+
+    @property
+    def _cpu(self) -> int:
+        return self._kernel.machine.current.index
+
+    def _waits_for_itself(self, lock: int) -> bool:
+        seen: set[int] = set()
+        wanted: int | None = lock
+        while wanted is not None and wanted not in seen:
+            seen.add(wanted)
+            holder = self.holders.get(wanted)
+            if holder is None or holder.cpu == self._cpu:
+                return True
+            wanted = self.waits.get(holder.cpu)
+        return False
+
+    def _deadlock(self, kind: str, lock: int) -> Stuck:
+        holder = self.holders.get(lock)
+        describe = self._kernel.machine.core.describe
+        who = "its word says so, nobody took it here"
+        if holder is not None:
+            who = f"taken at {describe(holder.caller - 4, 1)} on CPU {holder.cpu}"
+        return Stuck(
+            f"deadlock: {kind} {self._kernel.describe(lock)} is held ({who}) and {caller(self._kernel)} waits for it on "
+            f"CPU {self._cpu}"
+        )
+
+    def not_held(self, kind: str, lock: int) -> ModuleError:
+        """The error for releasing a lock that is not held, to be raised."""
+        return misuse(self._kernel, f"{kind} {self._kernel.describe(lock)} is released but not held")
+
+    def nothing_wakes(self, what: str) -> Stuck:
+        """The error for a wait that nothing can end, to be raised."""
+        return Stuck(f"{what}: nothing can wake the task; {caller(self._kernel)} waits for ever")
+
+    def may_sleep(self) -> None:
+        """A place that may sleep: with a spin lock held the kernel complains in its log."""
+        if self.spinning:
+            called = self._kernel.describe(self._kernel.machine.engine.read("x30") - 4)
+            self._kernel.log.write(
+                f"BUG: scheduling while atomic: swapper/0/{self._kernel.pid}/{self.spinning:#010x} at {called}", level=3
+            )
+
+    def scheduled(self) -> None:
+        """The task gives the CPU away.
+
+        Raises:
+            Stuck: it is on a wait queue, and there is nobody to wake it.
+        """
+        self.may_sleep()
+        if self.waiting:
+            raise self.nothing_wakes(f"wait queue {self._kernel.describe(self.waiting)}")

@@ -1,0 +1,39 @@
+"""Unloading an ordinary module (``delete_module``): its exit function runs, then its memory goes back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pkvm_emu.kernel import layout
+
+if TYPE_CHECKING:
+    from pkvm_emu.kernel.kernel import Kernel
+    from pkvm_emu.kernel.modules import LoadedModule
+
+
+def unload_module(kernel: Kernel, module: LoadedModule) -> None:
+    """Run the module's exit function and take the module out of the kernel.
+
+    Whether it may go is for the caller to know: a module with a loaded EL2 half, with users, or with an init function and
+    no exit function stays (-EBUSY or -EWOULDBLOCK in ``kernel/module/main.c``).
+    """
+    leave = module.symbol("cleanup_module")
+    if leave is not None:
+        kernel.call(leave)
+    module.status = "gone"
+    del kernel.loader.modules[module.name]
+    memory = kernel.memory
+    for region in module.layout.regions:
+        va = region.va
+        while va < region.va + region.size:
+            pa = memory.to_pa(va)
+            order = kernel.pages.order_of(pa)
+            size = layout.PAGE_SIZE << (order or 0)
+            memory.unmap(va, size)
+            if order is not None:
+                kernel.pages.free_pages(pa, order)
+            va += size
+    # What ran there may be translated still.
+    kernel.machine.core.code_epoch += 1
+    kernel.machine.engine.flush_code()
+    kernel.machine.engine.flush_tlb()

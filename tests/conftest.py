@@ -1,0 +1,113 @@
+"""What several layers test with: the sample module of every generation, and modules made from a few lines of C."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from pkvm_emu.build.builder import build_module
+
+REPOSITORY = Path(__file__).parents[1]
+GENERATIONS = ("14", "15", "16")
+
+_MAKEFILE = """\
+obj-m := {name}.o
+{name}-y := el1.o{hyp}
+$(obj)/hyp/kvm_nvhe.o: FORCE
+	$(Q)$(MAKE) $(build)=$(obj)/hyp $(obj)/hyp/kvm_nvhe.o
+"""
+_HYP_MAKEFILE = """\
+hyp-obj-y := el2.o
+include $(srctree)/arch/arm64/kvm/hyp/nvhe/Makefile.module
+"""
+_EL1_HEAD = """\
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+#include <linux/init.h>
+#include <linux/kernel.h>
+#include <linux/module.h>
+#include <asm/kvm_pkvm_module.h>
+MODULE_LICENSE("GPL");
+"""
+_EL2_HEAD = """\
+#include <asm/kvm_pkvm_module.h>
+#include <linux/arm-smccc.h>
+#include <linux/errno.h>
+"""
+#: Loads the EL2 half and registers ``hyp_call``: enough of an EL1 half for most tests.
+LOADER = """
+int __kvm_nvhe_hyp_init(const struct pkvm_module_ops *ops);
+void __kvm_nvhe_hyp_call(pkvm_handler_regs_t *regs);
+static unsigned long token;
+static int __init probe_init(void)
+{
+	int ret = pkvm_load_el2_module(__kvm_nvhe_hyp_init, &token);
+	return ret ? ret : pkvm_register_el2_mod_call(__kvm_nvhe_hyp_call, token) < 0;
+}
+module_init(probe_init);
+"""
+#: An EL2 half that answers x1 + x2.
+ADDER = """
+int hyp_init(const struct pkvm_module_ops *ops) { return 0; }
+void hyp_call(pkvm_handler_regs_t *regs)
+{
+	u64 *x = (u64 *)regs;
+	x[0] = 0;
+	x[1] += x[2];
+}
+"""
+
+Sample = Callable[[str], Path]
+MakeModule = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def pkvm_driver(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """The documented sample, built for a generation (``"14"``, ``"15"``, ``"16"``); its ``.ko``."""
+    output = tmp_path_factory.mktemp("pkvm_driver")
+    built: dict[str, Path] = {}
+
+    def build(generation: str) -> Path:
+        if generation not in built:
+            tree = "pkvm_driver_a14" if generation == "14" else "pkvm_driver"
+            target = output / generation / "pkvm_driver.ko"
+            built[generation] = build_module(REPOSITORY / "modules" / tree, target, generation).path
+        return built[generation]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def c_module(tmp_path_factory: pytest.TempPathFactory) -> MakeModule:
+    """``c_module(el1, el2, name=..., generation=..., config=..., symbols=...)``: a ``.ko`` from C without includes.
+
+    ``el2=None`` makes a module without an EL2 half. The same sources are built once.
+    """
+    built: dict[str, Path] = {}
+
+    def build(
+        el1: str = LOADER,
+        el2: str | None = ADDER,
+        *,
+        name: str = "probe",
+        generation: str = "16",
+        config: Mapping[str, str] | None = None,
+        symbols: tuple[Path, ...] = (),
+    ) -> Path:
+        key = hashlib.sha256(repr((el1, el2, name, generation, config, symbols)).encode()).hexdigest()
+        if key not in built:
+            tree = tmp_path_factory.mktemp(name)
+            files = {"Makefile": _MAKEFILE.format(name=name, hyp="" if el2 is None else " hyp/kvm_nvhe.o")}
+            files["el1.c"] = _EL1_HEAD + el1
+            if el2 is not None:
+                files["hyp/Makefile"] = _HYP_MAKEFILE
+                files["hyp/el2.c"] = _EL2_HEAD + el2
+            for path, text in files.items():
+                (tree / path).parent.mkdir(exist_ok=True)
+                (tree / path).write_text(text)
+            built[key] = build_module(tree, tree / f"{name}.ko", generation, config, symbols=symbols).path
+        return built[key]
+
+    return build

@@ -1,0 +1,95 @@
+"""The wheel is complete: what it holds is enough to copy, build and run the sample far from the source tree."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDED = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this source tree, built from a copy so that nothing is left in it."""
+    pytest.importorskip("setuptools", minversion="77")
+    pytest.importorskip("pip")
+    tree = tmp_path_factory.mktemp("tree")
+    for name in NEEDED:
+        shutil.copy(ROOT / name, tree)
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build-out", "*.ko")
+    shutil.copytree(ROOT / "src", tree / "src", ignore=ignore)
+    shutil.copytree(ROOT / "modules", tree / "modules", ignore=ignore)
+    # What a developer's builds leave in the sample must not get into the wheel.
+    (tree / "modules" / "pkvm_driver" / "build-out").mkdir()
+    (tree / "modules" / "pkvm_driver" / "build-out" / "pkvm_driver.ko").write_bytes(b"stale")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tree),
+        str(tree),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(tree.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> set[str]:
+    """The files in the wheel."""
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.mark.parametrize("tree", ["include", "pkvm_driver", "pkvm_driver_a14"])
+def test_headers_and_samples_are_all_inside(names: set[str], tree: str) -> None:
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "modules" / tree).rglob("*") if path.is_file()}
+    expected = {f"pkvm_emu/{name}" for name in there if "build-out" not in name and not name.endswith((".ko", ".o"))}
+    assert expected
+    assert expected <= names
+
+
+def test_firmware_and_type_information_are_inside(names: set[str]) -> None:
+    assert {"pkvm_emu/firmware/images/el1.json", "pkvm_emu/firmware/images/el2.json", "pkvm_emu/py.typed"} <= names
+
+
+def test_nothing_that_was_built_is_inside(names: set[str]) -> None:
+    assert not [name for name in names if name.endswith((".ko", ".o", ".pyc")) or "build-out" in name]
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"pkvm_emu"}
+
+
+def test_the_sample_is_copied_built_and_run_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ziglang")
+    site, place = tmp_path / "site", tmp_path / "place"
+    place.mkdir()
+    zipfile.ZipFile(wheel).extractall(site)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    environment.pop("PKVM_EMU_HEADERS", None)
+
+    def run(*words: str) -> str:
+        command = [sys.executable, "-m", "pkvm_emu", *words]
+        return subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True, text=True).stdout
+
+    where = subprocess.run(
+        [sys.executable, "-c", "import pkvm_emu; print(pkvm_emu.__file__)"],
+        cwd=place,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert Path(where.strip()).is_relative_to(site)
+    run("example", "mine")
+    run("build", "mine")
+    output = run("run", "mine/build-out/pkvm_driver.ko", "--call", "pkvm_driver_hyp_hvc:1,2")
+    assert "pkvm_driver_hyp_hvc(0x1, 0x2) = SMCCC_RET_SUCCESS x1=0x5" in output
