@@ -340,6 +340,11 @@ def index_page() -> Iterator[str]:
         ("host SMC handlers", lambda g: g.smc_handler_slots),
         ("permission-fault handlers", lambda g: g.perm_fault_handler_slots),
         ("EL2 calls between modules", lambda g: "yes" if g.inter_module_imports else "no"),
+        ("EL2 stack", lambda g: f"{g.boot.hyp_stack_bytes} bytes"),
+        (
+            "an EL2 init function that fails",
+            lambda g: "hypervisor BUG" if g.boot.init_error_is_fatal else "fails the load",
+        ),
         ("tracefs directory", lambda g: f"`tracing/{g.tracefs_dir}`"),
         ("hypercall that deprivileges the host", lambda g: g.prot_finalize),
         ("unverified (inferred, not read from sources)", lambda g: ", ".join(f"`{n}`" for n in sorted(g.unverified))),

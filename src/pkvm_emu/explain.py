@@ -188,7 +188,9 @@ def _who(system: System, origin: str) -> str:
     """The origin of a page event in words: an EL2 address becomes a symbol with its source line."""
     found = _EL2_ORIGIN.match(origin)
     if found is None:
-        return {"host": "a hypercall of the host", "boot": "the boot of the hypervisor"}.get(origin, origin or "nobody known")
+        return {"host": "a hypercall of the host", "boot": "the boot of the hypervisor"}.get(
+            origin, origin or "nobody known"
+        )
     address = int(found[1], 16)
     where = system.symbols.describe(address, 2)
     if system.symbols.module_at_el2(address) is None:
@@ -199,7 +201,9 @@ def _who(system: System, origin: str) -> str:
 def _arguments(system: System, record: RefusalRecord) -> tuple[Argument, ...]:
     served = registry.OPS.get(record.name) if record.kind == "op" else registry.HYPERCALLS.get(record.name)
     if served is None:
-        names: tuple[str, ...] = ("ipa",) if record.kind == "access" else tuple(f"x{n + 1}" for n in range(len(record.args)))
+        names: tuple[str, ...] = (
+            ("ipa",) if record.kind == "access" else tuple(f"x{n + 1}" for n in range(len(record.args)))
+        )
         kinds = ("u64",) * len(names)
     else:
         signature = signature_of(served.function)

@@ -37,6 +37,8 @@ from pkvm_emu.machine.snapshot import Snapshot
 from pkvm_emu.pages import Pages
 from pkvm_emu.results import HvcResult
 from pkvm_emu.symbolize import Symbolizer
+from pkvm_emu.vm import VirtualMachine
+from pkvm_emu.vm import create as create_virtual_machine
 
 HCALL_BASE = 0xC600_0000
 ModuleSource = str | Path | ModuleFile
@@ -192,6 +194,19 @@ class System:
             listed = ", ".join(known) or "none"
             raise UsageError(f"no hypercall {name!r} is registered (registered: {listed})")
         return self.hvc(known[short], *args)
+
+    def create_vm(self, protected: bool = True, smc_forwarded: bool = True) -> VirtualMachine:
+        """Make a virtual machine, as a VMM does.
+
+        Args:
+            protected: a protected VM: the host loses access to the memory that it gives to it.
+            smc_forwarded: modules are asked about the SMCs of a protected VM (a flag that the host gives when it makes the VM).
+
+        Raises:
+            ModuleError: a protected module was not loaded, so the system is insecure and protected VMs are refused.
+            UsageError: not in protected mode, or not deprivileged yet.
+        """
+        return create_virtual_machine(self, protected, smc_forwarded)
 
     # Snapshots
 

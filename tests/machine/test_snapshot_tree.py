@@ -97,6 +97,18 @@ def test_a_floating_point_register_comes_back(bare: Bare) -> None:
     assert bare.call(labels["get"])[0] == 0x1234
 
 
+def test_a_pending_virtual_interrupt_goes_and_comes_with_the_state() -> None:
+    bare = Bare()
+    unmasked, vi, imo, irq, svc = 0x5, 1 << 7, 1 << 4, 0x280, 0x200
+    bare.set_hcr(imo)
+    quiet = bare.machine.snapshots.take()
+    bare.set_hcr(vi)
+    pending = bare.machine.snapshots.take()
+    for snapshot, vector in ((pending, irq), (quiet, svc), (pending, irq), (quiet, svc)):
+        bare.machine.snapshots.restore(snapshot)
+        assert bare.take("nop\nsvc #0", unmasked).vector == vector
+
+
 def test_code_that_was_patched_is_forgotten(bare: Bare) -> None:
     labels = bare.load("start: mov x0, #1\nret", 1)
     assert bare.call(labels["start"])[0] == 1

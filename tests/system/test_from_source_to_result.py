@@ -133,7 +133,7 @@ static int __init probe_init(void)
 		;
 	pr_info("waited from %llu to %llu\\n", start, now());
 	return pkvm_load_el2_module(__kvm_nvhe_hyp_init, &token) ?:
-	       (pkvm_register_el2_mod_call(__kvm_nvhe_hyp_call, token) < 0);
+		(pkvm_register_el2_mod_call(__kvm_nvhe_hyp_call, token) < 0);
 }
 module_init(probe_init);
 """

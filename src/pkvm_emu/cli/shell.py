@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pkvm_emu.errors import ModuleError, PkvmEmuError, UsageError
+from pkvm_emu.errors import EmulatorError, ModuleError, PkvmEmuError, UsageError
 
 if TYPE_CHECKING:
     from pkvm_emu.kernel.log import LogRecord
@@ -59,7 +59,7 @@ def execute(arguments: argparse.Namespace) -> int:
             return session.run(script) if script is not None else _converse(session)
         finally:
             session.close()
-    except ModuleError:
+    except (ModuleError, EmulatorError):
         if console is None:
             _print_tail(system)
         raise
@@ -72,16 +72,20 @@ class Console:
         self._log = system.kernel.log
         self._seen = 0
         self._shown = ""
+        for record in self._log:
+            self._print(record)
         self._log.on_record = self.show
 
     def show(self, record: LogRecord) -> None:
         """Print a record, or what was appended to the newest one (KERN_CONT)."""
-        if record.level >= _CONSOLE_LOGLEVEL:
-            return
         is_new = len(self._log) != self._seen
-        text = str(record) if is_new else str(record._replace(text=record.text[len(self._shown) :]))
+        self._print(record if is_new else record._replace(text=record.text[len(self._shown) :]))
         self._seen, self._shown = len(self._log), record.text
-        _write_error(text.encode("utf-8", "replace") + b"\n")
+
+    @staticmethod
+    def _print(record: LogRecord) -> None:
+        if record.level < _CONSOLE_LOGLEVEL:
+            _write_error(f"{record}\n".encode("utf-8", "replace"))
 
 
 def _read_script(name: str | None) -> str | None:

@@ -21,7 +21,16 @@ from pkvm_emu.hyp.page_state import (
     Component,
     state_name,
 )
-from pkvm_emu.hyp.pgtable import PROT_RWX, PROT_SW, stage2_prot, state_of, visit_leaves, with_state
+from pkvm_emu.hyp.pgtable import (
+    PROT_NORMAL_NC,
+    PROT_RW,
+    PROT_RWX,
+    PROT_SW,
+    stage2_prot,
+    state_of,
+    visit_leaves,
+    with_state,
+)
 from pkvm_emu.machine.pagetable import LEVEL_SIZE, PAGE_SHIFT, PAGE_SIZE, ZERO_PAGE, Leaf, TableReader
 
 _MAX_ORDER_SIZE = 1 << 21
@@ -107,7 +116,9 @@ class GuestPages(OwnershipState):
                 continue
             if state == SHARED_OWNED and self._vmemmap.share_count(page):
                 continue
-            return self._refuse(op, args, -EPERM, "the page is neither the host's own nor shared with guests only", page)
+            return self._refuse(
+                op, args, -EPERM, "the page is neither the host's own nor shared with guests only", page
+            )
         guest.map_pages(ipa, start, size, with_state(prot, SHARED_BORROWED))
         for page in self._pages(start, size):
             if not self._vmemmap.share_count(page):
@@ -163,7 +174,22 @@ class GuestPages(OwnershipState):
             return self._refuse(op, args, -EBUSY, "the guest shares the page with somebody else than the host", start)
         guest.unmap_pages(ipa, size)
         self._must(op, args, self._set_owner(start, size, Component.HOST))
-        self._record(op, start, size >> PAGE_SHIFT, origin, f"{state_name(state)} in GUEST {guest.handle:#x}", "OWNED by HOST")
+        self._record(
+            op, start, size >> PAGE_SHIFT, origin, f"{state_name(state)} in GUEST {guest.handle:#x}", "OWNED by HOST"
+        )
+        return 0
+
+    def hyp_map_guest_mmio(self, guest: GuestTable, pfn: int, gfn: int, origin: str = "") -> int:
+        """Move a page of device registers from the hypervisor to a guest. Errors: -EPERM, -EINVAL, -ERANGE."""
+        op, args = "host_map_guest_mmio", (pfn, gfn)
+        start, ipa = pfn << PAGE_SHIFT & U64_MAX, gfn << PAGE_SHIFT & U64_MAX
+        error = self._check_hyp(op, args, self._hyp.va_of(start), PAGE_SIZE, OWNED)
+        error = error or self._check_guest(op, args, guest, ipa, PAGE_SIZE, NOPAGE)
+        if error:
+            return error
+        self._unmap_at_hyp(op, args, start, PAGE_SIZE)
+        guest.map_pages(ipa, start, PAGE_SIZE, with_state(PROT_RW | PROT_NORMAL_NC, OWNED))
+        self._record(op, start, 1, origin, "OWNED by HYP", f"MMIO of GUEST {guest.handle:#x}")
         return 0
 
     def return_from_guest(self, pa: int, size: int, guest: int, origin: str = "") -> None:
@@ -215,9 +241,7 @@ class GuestPages(OwnershipState):
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
-    def _check_guest(
-        self, op: str, args: tuple[int, ...], guest: GuestTable, ipa: int, size: int, state: int
-    ) -> int:
+    def _check_guest(self, op: str, args: tuple[int, ...], guest: GuestTable, ipa: int, size: int, state: int) -> int:
         if ipa + size > U64_MAX:
             return self._refuse(op, args, -EINVAL, "the guest address overflows")
         if ipa + size > 1 << guest.reader.va_bits:
@@ -242,7 +266,9 @@ class GuestPages(OwnershipState):
         leaf = guest.reader.walk(ipa)
         # A reclaim looks at the size of the entry first, also where nothing is mapped.
         if (leaf.valid or size_first) and LEVEL_SIZE[leaf.level] != size:
-            return None, self._refuse(op, args, -E2BIG, "the guest maps the page with an entry of another size", leaf.pa)
+            return None, self._refuse(
+                op, args, -E2BIG, "the guest maps the page with an entry of another size", leaf.pa
+            )
         if not leaf.valid:
             return None, self._refuse(op, args, -ENOENT, "the guest has no page at this address")
         return leaf, 0

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pkvm_emu.hyp.errors import HypBug
-from pkvm_emu.hyp.page_state import NOPAGE, OWNED, RESTRICTED_PROT, SHARED_BORROWED, SHARED_OWNED, Component, state_name
 from pkvm_emu.hyp.ownership_guest import guest_state
+from pkvm_emu.hyp.page_state import NOPAGE, OWNED, RESTRICTED_PROT, SHARED_BORROWED, SHARED_OWNED, Component, state_name
 from pkvm_emu.hyp.pgtable import stage2_attr
-from pkvm_emu.machine.pagetable import LEVEL_SHIFT, OutOfTablePages, PAGE_SIZE, ZERO_PAGE, PageTable, TableReader
+from pkvm_emu.machine.pagetable import (
+    LAST_LEVEL,
+    LEVEL_SHIFT,
+    PAGE_SIZE,
+    ZERO_PAGE,
+    OutOfTablePages,
+    PageTable,
+    TableReader,
+)
 from pkvm_emu.machine.state import State, StateList
 
 if TYPE_CHECKING:
@@ -121,6 +129,13 @@ class Vm(State):
             return None
         leaf = self._table.walk(ipa)
         return leaf.pa if leaf.valid else None
+
+    def page_of(self, ipa: int) -> int | None:
+        """PA behind a guest address by a page-sized entry; None where there is none, or a block."""
+        if not 0 <= ipa < 1 << IPA_BITS:
+            return None
+        leaf = self._table.walk(ipa)
+        return leaf.pa if leaf.valid and leaf.level == LAST_LEVEL else None
 
     def check(self) -> list[str]:
         """Compare the guest's page states with those of the host; one line for each disagreement."""

@@ -61,7 +61,6 @@ class Vms(State):
         loaded: handle of the VM whose vCPU is loaded, by CPU.
         devices: handle of the VM that has a device, by device number.
         placed: the firmware is in place.
-        next_index: the VM table grows and its places are taken again from the lowest.
     """
 
     def __init__(self, hyp: Hypervisor) -> None:
@@ -93,7 +92,7 @@ class Vms(State):
         machine[ctx.CTX_RESULTS] = self.rules.smc_result_words
         machine[ctx.CTX_GUEST_EL1 + 8 * _SCTLR_AT] = _SCTLR_EL1_RESET
         self.table[handle] = machine
-        self._hyp.part(Guests).add(handle)
+        self._hyp.part(Guests).add(handle, machine)
         return machine
 
     def start_teardown(self, handle: int) -> int:
@@ -123,8 +122,7 @@ class Vms(State):
 
     def _forget(self, machine: Vm) -> None:
         del self.table[machine.handle]
-        guests = self._hyp.part(Guests)
-        guests.handles.pop(machine.handle, None)
+        self._hyp.part(Guests).remove(machine.handle)
 
     # Devices
 

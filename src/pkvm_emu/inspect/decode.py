@@ -1,8 +1,9 @@
 """Instruction words as the few operations that the data flow distinguishes.
 
-An instruction is a tuple of an operation and its operands. Register operands are indices of the analysis' register file: 0 to 30,
-:data:`SP`, :data:`ZERO` (reads as 0), :data:`SINK` (writes to xzr) and :data:`UNKNOWN` (an operand that is not followed). What is not followed becomes ``CLOBBER`` with the registers
-that it may write, so that no stale value survives. Source: Arm ARM (DDI 0487), C4.1.
+An instruction is a tuple of an operation and its operands. Register operands are indices of the analysis' register
+file: 0 to 30, :data:`SP`, :data:`ZERO` (reads as 0), :data:`SINK` (writes to xzr) and :data:`UNKNOWN` (an operand that is not
+followed). What is not followed becomes ``CLOBBER`` with the registers that it may write, so that no stale value survives.
+Source: Arm ARM (DDI 0487), C4.1.
 """
 
 from __future__ import annotations

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pkvm_emu.elf.arch_hyp import static_evidence
-from pkvm_emu.elf.elements import STT_FUNC, NVHE_PREFIX
-from pkvm_emu.elf.kcfi import word_before
 from pkvm_emu.abi.ops import kcfi_mode_of
+from pkvm_emu.elf.arch_hyp import static_evidence
+from pkvm_emu.elf.elements import NVHE_PREFIX, STT_FUNC
+from pkvm_emu.elf.kcfi import word_before
 from pkvm_emu.inspect.flow import Flow
 from pkvm_emu.inspect.program import Place, Program
 from pkvm_emu.inspect.values import atoms, numbers
-
-LOADER = "__pkvm_load_el2_module"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,5 +132,3 @@ def _by_name(flow: Flow) -> InitFunctions:
 def _addresses(program: Program, names: list[str]) -> tuple[int, ...]:
     values = (program.image.symbol_va(name) for name in names)
     return tuple(sorted(va for va in values if va is not None and program.is_hyp_text(va)))
-
-

@@ -29,7 +29,6 @@ from pkvm_emu.inspect.values import (
     is_ops_kind,
     join,
     number,
-    numbers,
     offsets,
     ops_only,
     pack,
@@ -42,8 +41,11 @@ _ARGUMENTS = 8
 _NARROW_AFTER = 6
 _COPY_LIMIT = 4096
 _VISIT_LIMIT = 40
-_BUDGET = 1_500_000
-_COPY_NAMES = frozenset({"memcpy", "memmove", "__memcpy", "__pi_memcpy", "__pi___memcpy", "__asan_memcpy", "__hwasan_memcpy"})
+_BUDGET = 3_000_000
+_BLOCK_COST = 6
+_COPY_NAMES = frozenset(
+    {"memcpy", "memmove", "__memcpy", "__pi_memcpy", "__pi___memcpy", "__asan_memcpy", "__hwasan_memcpy"}
+)
 _KEEPS_REGISTERS = frozenset({"__arm_smccc_sve_check"})
 _NEVER_RETURNS = frozenset({"__stack_chk_fail", "panic", "__ubsan_handle_cfi_check_fail_abort"})
 
@@ -113,8 +115,11 @@ class State:
 
 
 class Flow:
-    """The analysis of one module: :meth:`run` for EL1, then for EL2, then :meth:`finish`. ``events`` are in address order and ``complete`` tells whether the
-    fixpoint was reached within the budget of work."""
+    """The analysis of one module: :meth:`run` for EL1, then for EL2, then :meth:`finish`.
+
+    ``events`` are in address order, ``memory`` is what the module's data may hold, ``complete`` tells whether the fixpoint
+    was reached within the budget of work.
+    """
 
     def __init__(self, program: Program, code: CodeMap) -> None:
         self.program = program
@@ -208,12 +213,13 @@ class Flow:
         registers[d.SP] = ("s", 0)
         registers[d.ZERO] = 0
         states = self._states[function.start] = {function.start: State(registers)}
-        pending = [function.start]
+        pending = deque([function.start])
+        waiting = {function.start}
         visits: dict[int, int] = {}
-        roots = list(function.orphans)
+        roots = deque(function.orphans)
         while pending or roots:
             if not pending:
-                root = roots.pop(0)
+                root = roots.popleft()
                 if root in states:
                     continue
                 # Nothing leads here that is understood: all that is known is that the stack is the function's.
@@ -221,12 +227,14 @@ class Flow:
                 bare[d.ZERO] = 0
                 states[root] = State(bare)
                 pending.append(root)
-            start = pending.pop(0)
+                waiting.add(root)
+            start = pending.popleft()
+            waiting.discard(start)
             block = function.blocks.get(start)
             if block is None:
                 continue
             visits[start] = visits.get(start, 0) + 1
-            self._budget -= len(block.instructions)
+            self._budget -= len(block.instructions) + len(states[start].stack) + _BLOCK_COST
             if self._budget <= 0:
                 self.complete = False
                 return
@@ -234,13 +242,15 @@ class Flow:
             if not _Run(self, function, state).block(block):
                 continue
             following = block.successors + (function.orphans if block.jumps_to_orphans else ())
+            self._budget -= len(following)
             for target in following:
                 known = states.get(target)
                 if known is None:
                     states[target] = state.copy()
                 elif not known.absorb(state, visits.get(target, 0) >= _NARROW_AFTER):
                     continue
-                if target not in pending:
+                if target not in waiting:
+                    waiting.add(target)
                     pending.append(target)
 
     def note_return(self, function: Function, value: Value) -> None:
@@ -257,8 +267,7 @@ class Flow:
         """Pass ``arguments`` on to a function of the module; what may come back in x0."""
         if not self._recording:
             self._callers.setdefault(target, set()).add(caller.start)
-            # Stack addresses mean nothing in another function.
-            self._enter(target, tuple(_without_stack(value) for value in arguments))
+            self._enter(target, tuple(_exportable(value) for value in arguments))
         return self._results.get(target)
 
     def call_by_type(self, caller: Function, type_id: int, arguments: tuple[Value, ...]) -> None:
@@ -266,6 +275,7 @@ class Flow:
         if self._recording or not any(map(is_ops_kind, arguments)):
             return
         for target in self._functions_by_type().get(type_id, ()):
+            self._budget -= 1
             self.call_function(caller, target, arguments)
 
     def _functions_by_type(self) -> dict[int, list[int]]:
@@ -406,8 +416,11 @@ class _Run:
             place = plus(address, position * abs(size))
             if kind == d.STORE:
                 self._store(va, place, values[position], size)
-            else:
-                registers[target] = self._load(va, place, size)
+                continue
+            value = self._load(va, place, size)
+            if value is None and size == 8 and index < 0 and not writeback:
+                value = ("l", offset + 8 * position)
+            registers[target] = value
 
     def _load(self, va: int, place: Value, size: int) -> Value:
         if place is None:
@@ -520,11 +533,13 @@ class _Run:
         arguments = self._arguments()
         type_id = self.function.kcfi_types.get(va)
         result: Value = None
-        callees = [atom if isinstance(atom, int) else atom[1] for atom in atoms(value) if isinstance(atom, int) or atom[0] == "u"]
+        callees = [
+            atom if isinstance(atom, int) else atom[1]
+            for atom in atoms(value)
+            if isinstance(atom, int) or atom[0] == "u"
+        ]
         if is_ops_kind(value):
-            self.flow.record(
-                Event("op", va, self.function.start, tuple(offsets(value, "f")), None, arguments, type_id)
-            )
+            self.flow.record(Event("op", va, self.function.start, tuple(offsets(value, "f")), None, arguments, type_id))
             if self._copy_offset() in offsets(value, "f"):
                 self._copy(arguments)
         elif callees and all(callee in self.flow.code.functions for callee in callees):
@@ -533,7 +548,9 @@ class _Run:
                     self.flow.record(Event("call", va, self.function.start, (), callee, arguments, type_id))
                     result = join(result, self.flow.call_function(self.function, callee, arguments))
         else:
-            self.flow.record(Event("indirect", va, self.function.start, (), None, arguments, type_id))
+            slots = offsets(value, "l")
+            slot = slots[0] if len(slots) == 1 else None
+            self.flow.record(Event("indirect", va, self.function.start, (), None, arguments, type_id, slot=slot))
             if type_id is not None:
                 self.flow.call_by_type(self.function, type_id, arguments)
         self._returned(result, arguments, is_tail)
@@ -588,15 +605,8 @@ def _narrow(value: Value) -> Value:
     return fold(value, lambda whole: whole & MASK32)
 
 
-def _without_stack(value: Value) -> Value:
-    if isinstance(value, tuple):
-        return None if value[0] == "s" else value
-    if isinstance(value, frozenset):
-        return None if any(isinstance(atom, tuple) and atom[0] == "s" for atom in value) else value
+def _exportable(value: Value) -> Value:
+    """``value`` as another function may use it: stack addresses and load offsets mean nothing there."""
+    if any(isinstance(atom, tuple) and atom[0] in "sl" for atom in atoms(value)):
+        return None
     return value
-
-
-def call_arguments(event: Event, index: int) -> list[int]:
-    """The numbers and addresses that argument ``index`` of an event may be."""
-    value = event.arguments[index] if index < len(event.arguments) else None
-    return numbers(value)

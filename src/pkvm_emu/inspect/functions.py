@@ -12,10 +12,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pkvm_emu.elf.elements import NVHE_PREFIX, Section, is_mapping_symbol
+from pkvm_emu.errors import InputError
 from pkvm_emu.inspect import decode as d
 from pkvm_emu.inspect.program import Program
 
 _BEQ_OVER_ONE = 0x54000040
+
+#: Bytes of code at both levels together.
+CODE_LIMIT = 2 << 20
 
 
 @dataclass(slots=True)
@@ -47,10 +51,19 @@ class Function:
 
 
 class CodeMap:
-    """All functions of a module, by address."""
+    """All functions of a module, by address.
+
+    Raises:
+        InputError: there is more code than an inspection takes on.
+    """
 
     def __init__(self, program: Program) -> None:
         self._program = program
+        total = sum(section.size for section in program.code_sections)
+        if total > CODE_LIMIT:
+            raise InputError(
+                f"{program.file.file_name}: {total >> 10} KiB of code, the limit for an inspection is {CODE_LIMIT >> 10} KiB"
+            )
         self._words = {section.index: program.words(section) for section in program.code_sections}
         self._data = {section.index: _data_ranges(program, section) for section in program.code_sections}
         self.functions: dict[int, Function] = {}

@@ -22,7 +22,10 @@ _DEBUG_IMPORTS = (
     ("KCSAN", ("__tsan_",)),
     ("UBSAN", ("__ubsan_handle_",)),
     ("KCOV", ("__sanitizer_cov_",)),
-    ("lock debugging", ("lockdep_", "lock_acquire", "lock_release", "debug_check_no_locks", "__mutex_init_", "do_raw_spin_")),
+    (
+        "lock debugging",
+        ("lockdep_", "lock_acquire", "lock_release", "debug_check_no_locks", "__mutex_init_", "do_raw_spin_"),
+    ),
     ("kmemleak", ("kmemleak_",)),
     ("stack protector", ("__stack_chk_fail",)),
 )
@@ -144,7 +147,9 @@ def read_build(program: Program, code: CodeMap) -> Build:
     el1, el2 = file.kcfi.el1, file.kcfi.el2
     is_lto = jump_tables or any(".llvm." in name for name in names)
     comment = file.section(".comment")
-    compilers = [] if comment is None else [text.decode("utf-8", "replace") for text in comment.data.split(b"\0") if text]
+    compilers = (
+        [] if comment is None else [text.decode("utf-8", "replace") for text in comment.data.split(b"\0") if text]
+    )
     return Build(
         el1 or ("jump-table" if jump_tables else None),
         el2,

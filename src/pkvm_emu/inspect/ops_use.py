@@ -10,6 +10,8 @@ from pkvm_emu.inspect.program import Place, Program
 from pkvm_emu.inspect.values import Value, atoms, number, numbers, offsets
 
 REGISTER_CALL = "__pkvm_register_el2_call"
+LOADER = "__pkvm_load_el2_module"
+_TAKES_EL2_ADDRESS = ("kvm_iommu_", "pkvm_iommu_", "__pkvm_", "pkvm_", "kvm_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,19 @@ class Registered:
 
 
 @dataclass(frozen=True, slots=True)
+class HandedOver:
+    """An address of the EL2 half that EL1 gives to a kernel function, other than for the load and for hypercalls.
+
+    ``functions`` are the EL2 functions in the object (the callbacks of an IOMMU driver, for one).
+    """
+
+    to: str
+    object: str
+    functions: list[str]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class OpsFacts:
     """Everything about the ops table.
 
@@ -65,6 +80,7 @@ class OpsFacts:
     copied_to: list[str]
     handlers: list[Registered]
     hypercalls: list[Registered]
+    handed_over: list[HandedOver]
     unresolved: list[Place]
 
 
@@ -107,6 +123,7 @@ class _Collector:
         self.loads: dict[int | None, list[Place]] = {}
         self.handlers: list[Registered] = []
         self.hypercalls: list[Registered] = []
+        self.handed_over: list[HandedOver] = []
         self.unresolved: list[Place] = []
 
     def collect(self) -> OpsFacts:
@@ -119,8 +136,11 @@ class _Collector:
             elif event.kind == "indirect" and self._is_el2(event.va):
                 self._indirect(event)
             elif event.kind == "call" and event.target is not None:
-                if self.program.name(event.target) == REGISTER_CALL:
+                name = self.program.external(event.target)
+                if name == REGISTER_CALL:
                     self._registers(REGISTER_CALL, event, 0, self.hypercalls)
+                elif name is not None and name != LOADER and not self._is_el2(event.va):
+                    self._hands_over(name, event)
         found = sorted({*self.calls, *self.loads}, key=lambda offset: (offset is None, offset or 0))
         return OpsFacts(
             [self._use(offset) for offset in found],
@@ -128,6 +148,7 @@ class _Collector:
             self._holders("f"),
             self.handlers,
             self.hypercalls,
+            self.handed_over,
             self.unresolved,
         )
 
@@ -168,6 +189,19 @@ class _Collector:
         if not functions and number(value) != 0:
             into.append(Registered(by, None, place))
         into.extend(Registered(by, self.program.name(va), place) for va in functions)
+
+    def _hands_over(self, name: str, event: Event) -> None:
+        for value in event.arguments:
+            for va in [*numbers(value), *(va for va in offsets(value, "u") if va is not None)]:
+                section = self.program.image.section_at(va)
+                # Registers beyond a function's parameters still hold older values, so only calls of KVM count.
+                if section is None or not self.program.is_el2(section) or not name.startswith(_TAKES_EL2_ADDRESS):
+                    continue
+                held = [va] if section.is_code else self.program.callbacks(va)
+                functions = list(dict.fromkeys(self.program.name(pointer) for pointer in held))
+                found = HandedOver(name, self.program.name(va), functions, self.program.place(event.va))
+                if found not in self.handed_over:
+                    self.handed_over.append(found)
 
     def _indirect(self, event: Event) -> None:
         """An unknown pointer: the op is still known when the checked type id and the load's offset fit one op only."""

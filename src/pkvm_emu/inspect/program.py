@@ -8,10 +8,9 @@ as they are and both of their ways count.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from pkvm_emu.abi.generation import Generation
 from pkvm_emu.elf.alternatives import apply_alternatives
@@ -27,9 +26,11 @@ from pkvm_emu.errors import InputError
 BASE = 0xFFFF_FFC0_0100_0000
 _EXTERNAL_SPACING = 16
 _STRING_LIMIT = 512
+_OBJECT_LIMIT = 4096
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Place:
     """A place in the module's code or data.
 
     ``symbol`` is without the ``__kvm_nvhe_`` prefix, ``el`` 2 for what is mapped at EL2, ``line`` ``file:line`` or None.
@@ -153,7 +154,11 @@ class Program:
     def is_writable(self, va: int) -> bool:
         """True for an address of data that may change."""
         section = self.image.section_at(va)
-        return section is None or section.is_writable or section.name.startswith((".data", ".bss", ".hyp.data", ".hyp.bss"))
+        return (
+            section is None
+            or section.is_writable
+            or section.name.startswith((".data", ".bss", ".hyp.data", ".hyp.bss"))
+        )
 
     def name(self, va: int) -> str:
         """``symbol+0x10`` for any address, without prefix; a number where nothing is known."""
@@ -196,14 +201,26 @@ class Program:
 
     def object_pointers(self, va: int) -> list[int]:
         """The addresses of code in the data object around ``va``, in order: what a table of functions holds."""
+        return [value for value in self._object_words(va) if self.is_code(value)]
+
+    def callbacks(self, va: int) -> list[int]:
+        """The functions in the object around ``va`` and in the objects that it points to."""
+        found = []
+        for value in self._object_words(va):
+            if self.is_code(value):
+                found.append(value)
+            elif self.is_address(value):
+                found += self.object_pointers(value)
+        return list(dict.fromkeys(found))
+
+    def _object_words(self, va: int) -> list[int]:
         found = self.image.symbolize(va)
         section = self.image.section_at(va)
         if found is None or section is None or section.is_code or section.is_nobits:
             return []
         start = va - found.offset
-        size = min(found.size, 4096, section.size - (start - self.va_of(section)))
-        values = struct.unpack(f"<{size // 8}Q", self.image.read(start, size & ~7))
-        return [value for value in values if self.is_code(value)]
+        size = min(found.size, _OBJECT_LIMIT, section.size - (start - self.va_of(section))) & ~7
+        return list(struct.unpack(f"<{size // 8}Q", self.image.read(start, size)))
 
     def code_references(self) -> Iterator[int]:
         """Functions whose address is taken by a relocation other than a branch."""

@@ -5,6 +5,7 @@ A value is None (unknown), one atom, or a frozenset of atoms of one class:
 * a number, or an address in the linked module: a plain ``int``;
 * ``("s", offset)``: the function's stack pointer at entry plus ``offset``;
 * ``("u", va)``: the address ``va`` plus or minus something unknown (``token + function - start``, ``table + 8 * index``);
+* ``("l", offset)``: something loaded from ``offset`` bytes behind an unknown address;
 * ``("o", offset)``: the ops pointer plus ``offset``; ``("f", offset)``: the op loaded from there. ``offset`` None: unknown.
 
 Where paths meet, ordinary values that differ become unknown, but ``o`` and ``f`` win over everything: the analysis answers "may
@@ -93,10 +94,12 @@ def plus(value: Value, amount: int) -> Value:
         return None
     if isinstance(value, tuple):
         kind, offset = value
-        if kind == "f":
+        if kind in "fl":
             return None
         return (kind, None if offset is None else offset + amount) if kind in "os" else value
-    return pack(moved for atom in value if (moved := plus(atom, amount)) is not None and not isinstance(moved, frozenset))
+    return pack(
+        moved for atom in value if (moved := plus(atom, amount)) is not None and not isinstance(moved, frozenset)
+    )
 
 
 def add(left: Value, right: Value, is_address: Callable[[int], bool]) -> Value:

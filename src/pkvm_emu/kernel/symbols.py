@@ -9,6 +9,7 @@ from pkvm_emu.arch.insn import hvc, ret
 from pkvm_emu.errors import EmulatorError, ModuleError
 from pkvm_emu.kernel import layout, registry
 from pkvm_emu.kernel.guest_access import access_oops
+from pkvm_emu.kernel.sync import TryAgain
 from pkvm_emu.kernel.vsprintf_env import GuestFault
 from pkvm_emu.machine.calling import bind
 from pkvm_emu.machine.core import SERVICE_IMMEDIATE, Service
@@ -119,11 +120,15 @@ class KernelSymbols(State):
         return address
 
     def _guarded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """``call``, with an address that it cannot access turned into the oops of a device."""
+        """``call``, with a wait turned into another try and an address that it cannot access into the oops of a device."""
 
         def guarded(*registers: int) -> Any:
             try:
                 return call(*registers)
+            except TryAgain:
+                engine = self._kernel.machine.engine
+                engine.write("pc", engine.read("pc") - 4)
+                return None
             except GuestFault as fault:
                 raise access_oops(self._kernel, name, fault) from fault
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _SPIN_LIMIT = 100_000
 
 
+class TryAgain(Exception):
+    """What an exported function waits for is not there yet: the CPU makes the same call again in its next turn."""
+
+
 class Holder(NamedTuple):
     """Who holds a lock: the return address of the call that took it, and the CPU."""
 
@@ -33,7 +37,7 @@ class Locks(State):
         holders: by address of the lock.
         waits: by CPU, the lock that it waits for.
         tries: how often the CPU that waits now has tried.
-        spinning: number of spin locks held: sleeping is a bug then.
+        spinning: by CPU, the number of spin locks held: sleeping is a bug then.
         waiting: wait queue on which the task has been put, 0 for none.
 
     Args:
@@ -46,37 +50,47 @@ class Locks(State):
         self.holders: StateDict[int, Holder] = StateDict(kernel.machine.journal, "kernel.locks.holders")
         self.waits: StateDict[int, int] = StateDict(kernel.machine.journal, "kernel.locks.waits")
         self.tries = 0
-        self.spinning = 0
+        self.spinning: StateDict[int, int] = StateDict(kernel.machine.journal, "kernel.locks.spinning")
         self.waiting = 0
 
     def taken(self, lock: int, spins: bool) -> None:
         """Note that the calling function holds a lock."""
         cpu = self._cpu
         self.holders[lock] = Holder(self._kernel.machine.engine.read("x30"), cpu)
-        if cpu in self.waits:
-            del self.waits[cpu]
-            self.tries = 0
+        self.done_waiting()
         if spins:
-            self.spinning += 1
+            self.spinning[cpu] = self.spinning.get(cpu, 0) + 1
 
     def released(self, lock: int, spins: bool) -> None:
         """Note that a lock is free."""
         self.holders.pop(lock, None)
         if spins:
-            self.spinning = max(self.spinning - 1, 0)
+            self.spinning[self._cpu] = max(self.spinning.get(self._cpu, 0) - 1, 0)
 
-    def contend(self, kind: str, lock: int) -> None:
-        """The lock is held: the calling CPU tries again in its next turn.
+    def contend(self, kind: str, lock: int) -> Exception:
+        """What to raise where a lock is held: :class:`TryAgain`, or the error for a deadlock.
 
-        Raises:
-            Stuck: the holder is this CPU, or waits (over others) for this CPU, or does not release it.
+        That is where the holder is this CPU, or waits (over others) for this CPU, or does not release the lock.
         """
         self.waits[self._cpu] = lock
         self.tries += 1
         if self.tries > _SPIN_LIMIT or self._waits_for_itself(lock):
-            raise self._deadlock(kind, lock)
-        engine = self._kernel.machine.engine
-        engine.write("pc", engine.read("pc") - 4)
+            return self._deadlock(kind, lock)
+        return TryAgain()
+
+    def wait(self, what: str, place: int) -> Exception:
+        """What to raise where an event has not come: :class:`TryAgain` where other CPUs may bring it, or the error."""
+        self.waits[self._cpu] = place
+        self.tries += 1
+        if self.tries > _SPIN_LIMIT or self._kernel.machine.profile.cpus == 1:
+            return self.nothing_wakes(what)
+        return TryAgain()
+
+    def done_waiting(self) -> None:
+        """The calling CPU has what it waited for."""
+        if self._cpu in self.waits:
+            del self.waits[self._cpu]
+            self.tries = 0
 
     @property
     def _cpu(self) -> int:
@@ -88,7 +102,9 @@ class Locks(State):
         while wanted is not None and wanted not in seen:
             seen.add(wanted)
             holder = self.holders.get(wanted)
-            if holder is None or holder.cpu == self._cpu:
+            if holder is None:
+                return self._kernel.machine.profile.cpus == 1
+            if holder.cpu == self._cpu:
                 return True
             wanted = self.waits.get(holder.cpu)
         return False
@@ -114,10 +130,11 @@ class Locks(State):
 
     def may_sleep(self) -> None:
         """A place that may sleep: with a spin lock held the kernel complains in its log."""
-        if self.spinning:
+        held = self.spinning.get(self._cpu, 0)
+        if held:
             called = self._kernel.describe(self._kernel.machine.engine.read("x30") - 4)
             self._kernel.log.write(
-                f"BUG: scheduling while atomic: swapper/0/{self._kernel.pid}/{self.spinning:#010x} at {called}", level=3
+                f"BUG: scheduling while atomic: swapper/0/{self._kernel.pid}/{held:#010x} at {called}", level=3
             )
 
     def scheduled(self) -> None:

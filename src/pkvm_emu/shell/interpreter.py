@@ -20,6 +20,7 @@ from pkvm_emu.shell.jobs import (
     Scheduler,
     SignalStatus,
     Steps,
+    Task,
     Wait,
 )
 from pkvm_emu.shell.parser import Parser
@@ -60,11 +61,15 @@ _OPEN_FLAGS = {
 
 
 class ShellExit(Exception):
-    """Ends the process: ``exit``, ``set -e``, an expansion error."""
+    """Ends the process: ``exit``, ``set -e``."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
+
+
+class ShellAbort(ShellExit):
+    """The same for an error: a syntax error, an expansion that fails. A shell at a terminal goes on."""
 
 
 class LoopControl(Exception):
@@ -110,6 +115,9 @@ class Shell:
         self.cwd = "/"
         self.status = 0
         self.last_background: int | None = None
+        #: Background jobs that this process started.
+        self.jobs: list[Task] = []
+        self.is_background = False
         #: Module files by module name, for ``modprobe``.
         self.modules: dict[str, ModuleFile] = {}
         self.exited = False
@@ -169,6 +177,7 @@ class Shell:
         child.options = dict(self.options)
         child.cwd, child.status, child.pid = self.cwd, self.status, self.pid
         child.last_background = self.last_background
+        child.is_background = self.is_background
         child.modules = self.modules
         child._condition_depth = self._condition_depth
         child._call_depth = self._call_depth
@@ -194,7 +203,7 @@ class Shell:
         try:
             yield from self.source(text)
         except ShellExit as end:
-            self.status, self.exited = end.status, True
+            self.status, self.exited = end.status, not isinstance(end, ShellAbort)
         except (FunctionReturn, LoopControl):
             pass
         self.report_signal()
@@ -210,7 +219,7 @@ class Shell:
                     line = parser.next_line()
                 except ShellSyntaxError as error:
                     self.complain(f"{self.name}: {error}")
-                    raise ShellExit(_MISUSE) from None
+                    raise ShellAbort(_MISUSE) from None
                 if line is None:
                     return self.status
                 yield from self.run_list(line)
@@ -242,7 +251,9 @@ class Shell:
             if item.background:
                 child = self.fork()
                 child.replace(0, Empty())
+                child.is_background = True
                 task = self.scheduler.spawn(child.frame(child._and_or(item.command)), background=True)
+                self.jobs.append(task)
                 self.last_background = task.number
                 self.status = 0
             else:
@@ -291,7 +302,7 @@ class Shell:
                 pipe = Pipe()
                 child.replace(1, pipe.writer)
                 previous = pipe.reader
-            tasks.append(self.scheduler.spawn(child.frame(child._command(node))))
+            tasks.append(self.scheduler.spawn(child.frame(child._command(node)), self.is_background))
         try:
             yield Wait(lambda: all(task.done for task in tasks))
         finally:
@@ -488,7 +499,7 @@ class Shell:
     def _enter_call(self) -> None:
         if self._call_depth >= _MAX_CALL_DEPTH:
             self.complain(f"{self.name}: functions and scripts call each other too deeply")
-            raise ShellExit(_MISUSE)
+            raise ShellAbort(_MISUSE)
         self._call_depth += 1
 
     # Expansion
@@ -507,7 +518,7 @@ class Shell:
 
     def _expansion_failed(self, error: ExpansionError) -> ShellExit:
         self.complain(f"{self.name}: {error}")
-        return ShellExit(_MISUSE)
+        return ShellAbort(_MISUSE)
 
     # Redirections
 

@@ -139,6 +139,22 @@ int list_round(void)
 	return list_empty(&entries);
 }
 
+static DEFINE_SPINLOCK(count_lock);
+int counted;
+void count_locked(int times)
+{
+	while (times--) {
+		spin_lock(&count_lock);
+		counted++;
+		spin_unlock(&count_lock);
+	}
+}
+
+static DEFINE_SPINLOCK(lock_a);
+static DEFINE_SPINLOCK(lock_b);
+void take_ab(void) { spin_lock(&lock_a); spin_lock(&lock_b); }
+void take_ba(void) { spin_lock(&lock_b); spin_lock(&lock_a); }
+
 static int __init callbacks_init(void) { return 0; }
 module_init(callbacks_init);
 MODULE_LICENSE("GPL");

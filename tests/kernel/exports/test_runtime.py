@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 from exports_host import Host
 
+import pkvm_emu
 from pkvm_emu.errors import ModuleError
 from pkvm_emu.kernel.faults import KernelOops
 from pkvm_emu.machine.core import Stuck
+from pkvm_emu.machine.profile import MachineProfile
+from pkvm_emu.machine.scheduler import Scheduler
 
 
 def elapsed(host: Host, name: str, *args: int) -> int:
@@ -179,3 +183,23 @@ def test_variables_say_what_the_machine_is(host: Host) -> None:
     caps = int.from_bytes(host.read(symbols.resolve("system_cpucaps"), 32), "little")
     assert {bit for bit in range(256) if caps >> bit & 1} == host.kernel.capability_numbers()
     assert host.string(host.u64(symbols.resolve("iomem_resource") + 16)) == "PCI mem"
+
+
+def test_a_cpu_waits_for_the_lock_of_another(callbacks_module: Path) -> None:
+    profile = MachineProfile(cpus=2)
+    with pkvm_emu.boot("android16-6.12", modules=[callbacks_module], profile=profile) as system:
+        function = system.modules["callbacks"].symbol("count_locked") or 0
+        for seed in range(5):
+            before = Host(system).kernel.memory.read_u32(system.modules["callbacks"].symbol("counted") or 0)
+            Scheduler(system.machine, seed=seed, longest_turn=7).run({0: (function, (20,)), 1: (function, (20,))})
+            after = Host(system).kernel.memory.read_u32(system.modules["callbacks"].symbol("counted") or 0)
+            assert after - before == 40
+
+
+def test_two_cpus_that_wait_for_each_other_are_a_deadlock(callbacks_module: Path) -> None:
+    profile = MachineProfile(cpus=2)
+    with pkvm_emu.boot("android16-6.12", modules=[callbacks_module], profile=profile) as system:
+        module = system.modules["callbacks"]
+        calls = {cpu: (module.symbol(name) or 0, ()) for cpu, name in enumerate(("take_ab", "take_ba"))}
+        with pytest.raises(Stuck, match=r"deadlock: spin lock lock_[ab].*on CPU"):
+            Scheduler(system.machine, longest_turn=1).run(calls)

@@ -50,8 +50,15 @@ def test_strlcat_into_a_full_buffer_is_a_bug(host: Host) -> None:
     dest = host.put(b"abcd" + bytes(4))
     assert host.call("strlcat", dest, host.put("efgh"), 8) == 8
     assert host.string(dest) == "abcdefg"
-    with pytest.raises(KernelOops, match="buffer overflow in strlcat"):
+    with pytest.raises(KernelOops, match=r"kernel BUG at lib/string\.c"):
         host.call("strlcat", dest, host.put("x"), 4)
+
+
+def test_a_fortified_call_names_the_function_by_string_or_number(host: Host) -> None:
+    with pytest.raises(KernelOops, match="buffer overflow in memcpy"):
+        host.call("fortify_panic", host.put("memcpy"))
+    with pytest.raises(KernelOops, match="buffer overflow in strscpy"):
+        host.call("__fortify_panic", 3 << 1 | 1, 4, 8)
 
 
 def test_searches_give_addresses_or_null(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""Spin locks, mutexes, semaphores, completions and wait queues (``kernel/locking``, ``kernel/sched``)."""
+"""Spin locks, mutexes and semaphores (``kernel/locking``). A CPU that has to wait tries again in its next turn."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pkvm_emu.kernel.guest_access import load_u32, load_u64, store, store_uint
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.registry import kernel_symbol
 from pkvm_emu.kernel.sync import Locks
-from pkvm_emu.kernel.time import HZ, NS_PER_SECOND, Clock
-from pkvm_emu.machine.calling import S32, S64, U32, Ptr
+from pkvm_emu.machine.calling import U32, Ptr
 
 #: ``struct qspinlock``: the low byte says locked; ``struct qrwlock``: low byte writer, readers from bit 9 on.
 _LOCKED, _LOCKED_MASK = 1, 0xFF
@@ -20,7 +19,6 @@ _OWNER_FLAGS = 7
 _MUTEX_LIST = 16
 #: ``struct rw_semaphore``: count @0 (bit 0 writer, readers from bit 8 on), owner @8, wait_list @24.
 _RWSEM_WRITER, _RWSEM_READER, _RWSEM_LIST = 1, 0x100, 24
-_UINT_MAX = 0xFFFF_FFFF
 
 
 # Spin locks
@@ -39,14 +37,13 @@ def _spin_trylock(kernel: Kernel, lock: int) -> bool:
 def raw_spin_lock(kernel: Kernel, lock: Ptr) -> None:
     """Take a spin lock."""
     if not _spin_trylock(kernel, lock):
-        kernel.part(Locks).contend("spin lock", lock)
+        raise kernel.part(Locks).contend("spin lock", lock)
 
 
 @kernel_symbol("_raw_spin_lock_irqsave", runs_guest=True)
-def raw_spin_lock_irqsave(kernel: Kernel, lock: Ptr) -> int | None:
+def raw_spin_lock_irqsave(kernel: Kernel, lock: Ptr) -> int:
     """Take a spin lock; the interrupt mask to give back."""
-    if not raw_spin_lock(kernel, lock):
-        return None
+    raw_spin_lock(kernel, lock)
     return kernel.machine.engine.read("pstate") & _DAIF
 
 
@@ -72,7 +69,7 @@ def raw_spin_unlock(kernel: Kernel, lock: Ptr) -> None:
 def queued_spin_lock_slowpath(kernel: Kernel, lock: Ptr, value: U32) -> None:
     """Inlined code found the lock held."""
     if not _spin_trylock(kernel, lock):
-        kernel.part(Locks).contend("spin lock", lock)
+        raise kernel.part(Locks).contend("spin lock", lock)
 
 
 # Reader-writer spin locks
@@ -85,16 +82,15 @@ def raw_read_lock(kernel: Kernel, lock: Ptr) -> None:
     """Take a reader-writer lock for reading."""
     value = load_u32(kernel, lock)
     if value & _WRITER_MASK:
-        kernel.part(Locks).contend("reader-writer lock", lock)
+        raise kernel.part(Locks).contend("reader-writer lock", lock)
     store_uint(kernel, lock, value + _READER, 4)
     kernel.part(Locks).taken(lock, spins=True)
 
 
 @kernel_symbol("_raw_read_lock_irqsave", runs_guest=True)
-def raw_read_lock_irqsave(kernel: Kernel, lock: Ptr) -> int | None:
+def raw_read_lock_irqsave(kernel: Kernel, lock: Ptr) -> int:
     """The same; the interrupt mask to give back."""
-    if not raw_read_lock(kernel, lock):
-        return None
+    raw_read_lock(kernel, lock)
     return kernel.machine.engine.read("pstate") & _DAIF
 
 
@@ -116,16 +112,15 @@ def raw_read_unlock(kernel: Kernel, lock: Ptr) -> None:
 def raw_write_lock(kernel: Kernel, lock: Ptr) -> None:
     """Take a reader-writer lock for writing."""
     if load_u32(kernel, lock):
-        kernel.part(Locks).contend("reader-writer lock", lock)
+        raise kernel.part(Locks).contend("reader-writer lock", lock)
     store_uint(kernel, lock, _WRITER, 4)
     kernel.part(Locks).taken(lock, spins=True)
 
 
 @kernel_symbol("_raw_write_lock_irqsave", runs_guest=True)
-def raw_write_lock_irqsave(kernel: Kernel, lock: Ptr) -> int | None:
+def raw_write_lock_irqsave(kernel: Kernel, lock: Ptr) -> int:
     """The same; the interrupt mask to give back."""
-    if not raw_write_lock(kernel, lock):
-        return None
+    raw_write_lock(kernel, lock)
     return kernel.machine.engine.read("pstate") & _DAIF
 
 
@@ -148,7 +143,8 @@ def raw_write_unlock(kernel: Kernel, lock: Ptr) -> None:
 # Mutexes
 
 
-def _empty_list(kernel: Kernel, head: int) -> None:
+def empty_list(kernel: Kernel, head: int) -> None:
+    """Make a ``struct list_head`` point at itself."""
     store(kernel, head, struct.pack("<QQ", head, head))
 
 
@@ -156,7 +152,7 @@ def _empty_list(kernel: Kernel, head: int) -> None:
 def mutex_init(kernel: Kernel, lock: Ptr, name: Ptr, key: Ptr) -> None:
     """Make a free mutex."""
     store(kernel, lock, bytes(_MUTEX_LIST))
-    _empty_list(kernel, lock + _MUTEX_LIST)
+    empty_list(kernel, lock + _MUTEX_LIST)
 
 
 @kernel_symbol("mutex_trylock", runs_guest=True)
@@ -175,7 +171,7 @@ def mutex_lock(kernel: Kernel, lock: Ptr) -> None:
     """Take a mutex."""
     kernel.part(Locks).may_sleep()
     if not mutex_trylock(kernel, lock):
-        kernel.part(Locks).contend("mutex", lock)
+        raise kernel.part(Locks).contend("mutex", lock)
 
 
 @kernel_symbol("mutex_lock_interruptible", "mutex_lock_killable", runs_guest=True)
@@ -213,7 +209,7 @@ def down(kernel: Kernel, semaphore: Ptr) -> None:
     """Take one."""
     kernel.part(Locks).may_sleep()
     if down_trylock(kernel, semaphore):
-        kernel.part(Locks).contend("semaphore", semaphore)
+        raise kernel.part(Locks).contend("semaphore", semaphore)
 
 
 @kernel_symbol("down_interruptible", "down_killable", runs_guest=True)
@@ -245,7 +241,7 @@ def up(kernel: Kernel, semaphore: Ptr) -> None:
 def init_rwsem(kernel: Kernel, semaphore: Ptr, name: Ptr, key: Ptr) -> None:
     """Make a free reader-writer semaphore."""
     store(kernel, semaphore, bytes(_RWSEM_LIST))
-    _empty_list(kernel, semaphore + _RWSEM_LIST)
+    empty_list(kernel, semaphore + _RWSEM_LIST)
 
 
 @kernel_symbol("down_read_trylock", runs_guest=True)
@@ -274,7 +270,7 @@ def down_read(kernel: Kernel, semaphore: Ptr) -> int:
     """Take it for reading; 0 where the form returns something."""
     kernel.part(Locks).may_sleep()
     if not down_read_trylock(kernel, semaphore):
-        kernel.part(Locks).contend("reader-writer semaphore", semaphore)
+        raise kernel.part(Locks).contend("reader-writer semaphore", semaphore)
     return 0
 
 
@@ -283,7 +279,7 @@ def down_write(kernel: Kernel, semaphore: Ptr) -> int:
     """Take it for writing; 0 where the form returns something."""
     kernel.part(Locks).may_sleep()
     if not down_write_trylock(kernel, semaphore):
-        kernel.part(Locks).contend("reader-writer semaphore", semaphore)
+        raise kernel.part(Locks).contend("reader-writer semaphore", semaphore)
     return 0
 
 
@@ -304,129 +300,3 @@ def up_write(kernel: Kernel, semaphore: Ptr) -> None:
         raise kernel.part(Locks).not_held("reader-writer semaphore", semaphore)
     store_uint(kernel, semaphore, 0, 8)
     kernel.part(Locks).released(semaphore, spins=False)
-
-
-# Completions: {u32 done; swait_queue_head {u32 lock; list} @8}
-
-
-@kernel_symbol("__init_swait_queue_head", "__init_waitqueue_head", runs_guest=True)
-def init_waitqueue_head(kernel: Kernel, queue: Ptr, name: Ptr, key: Ptr) -> None:
-    """Make an empty wait queue."""
-    store_uint(kernel, queue, 0, 4)
-    _empty_list(kernel, queue + 8)
-
-
-@kernel_symbol("complete", runs_guest=True)
-def complete(kernel: Kernel, completion: Ptr) -> None:
-    """Let one waiter through."""
-    done = load_u32(kernel, completion)
-    store_uint(kernel, completion, min(done + 1, _UINT_MAX), 4)
-
-
-@kernel_symbol("complete_all", runs_guest=True)
-def complete_all(kernel: Kernel, completion: Ptr) -> None:
-    """Let all waiters through, for ever."""
-    store_uint(kernel, completion, _UINT_MAX, 4)
-
-
-@kernel_symbol("try_wait_for_completion", runs_guest=True)
-def try_wait_for_completion(kernel: Kernel, completion: Ptr) -> int:
-    """Whether it was done; takes one."""
-    done = load_u32(kernel, completion)
-    if done and done != _UINT_MAX:
-        store_uint(kernel, completion, done - 1, 4)
-    return done != 0
-
-
-@kernel_symbol("completion_done", runs_guest=True)
-def completion_done(kernel: Kernel, completion: Ptr) -> int:
-    """Whether nobody would have to wait."""
-    return load_u32(kernel, completion) != 0
-
-
-@kernel_symbol(
-    *("wait_for_completion", "wait_for_completion_io", "wait_for_completion_interruptible"),
-    *("wait_for_completion_killable", "wait_for_completion_state"),
-    runs_guest=True,
-)
-def wait_for_completion(kernel: Kernel, completion: Ptr) -> int:
-    """Wait until it is done; 0 where the form returns something."""
-    kernel.part(Locks).may_sleep()
-    if not try_wait_for_completion(kernel, completion):
-        raise kernel.part(Locks).nothing_wakes(f"completion {kernel.describe(completion)} is not done")
-    return 0
-
-
-@kernel_symbol(
-    *("wait_for_completion_timeout", "wait_for_completion_io_timeout", "wait_for_completion_interruptible_timeout"),
-    "wait_for_completion_killable_timeout",
-    runs_guest=True,
-)
-def wait_for_completion_timeout(kernel: Kernel, completion: Ptr, timeout: S64) -> int:
-    """The jiffies that were left (1 at least), or 0 after the time."""
-    kernel.part(Locks).may_sleep()
-    if try_wait_for_completion(kernel, completion):
-        return max(timeout, 1)
-    kernel.part(Clock).advance(max(timeout, 0) * (NS_PER_SECOND // HZ))
-    return 0
-
-
-# Wait queues: {u32 lock; list @8}; entry {u32 flags; private @8; func @16; list @24}
-
-
-@kernel_symbol("init_wait_entry", runs_guest=True)
-def init_wait_entry(kernel: Kernel, entry: Ptr, flags: S32) -> None:
-    """Make an entry for the current task."""
-    wake = kernel.symbols.resolve("autoremove_wake_function")
-    store(kernel, entry, struct.pack("<IxxxxQQ", flags & _UINT_MAX, kernel.task_va(kernel.machine.current.index), wake))
-    _empty_list(kernel, entry + 24)
-
-
-@kernel_symbol("autoremove_wake_function", "default_wake_function", "woken_wake_function")
-def wake_function(kernel: Kernel, entry: Ptr, mode: U32, flags: S32, key: Ptr) -> int:
-    """Wake the task of an entry: it runs already, so nothing was woken."""
-    kernel.part(Locks).waiting = 0
-    return 1
-
-
-@kernel_symbol("prepare_to_wait", "prepare_to_wait_exclusive", "prepare_to_wait_event", runs_guest=True)
-def prepare_to_wait(kernel: Kernel, queue: Ptr, entry: Ptr, state: S32) -> int:
-    """Put the task on a queue (at its front, once); 0: no signal."""
-    node, head = entry + 24, queue + 8
-    if load_u64(kernel, node) == node:
-        first = load_u64(kernel, head)
-        store(kernel, node, struct.pack("<QQ", first, head))
-        store_uint(kernel, first + 8, node, 8)
-        store_uint(kernel, head, node, 8)
-    kernel.part(Locks).waiting = queue
-    return 0
-
-
-@kernel_symbol("finish_wait", runs_guest=True)
-def finish_wait(kernel: Kernel, queue: Ptr, entry: Ptr) -> None:
-    """Take the task off."""
-    node = entry + 24
-    following, previous = load_u64(kernel, node), load_u64(kernel, node + 8)
-    store_uint(kernel, previous, following, 8)
-    store_uint(kernel, following + 8, previous, 8)
-    _empty_list(kernel, node)
-    kernel.part(Locks).waiting = 0
-
-
-@kernel_symbol("__wake_up", "__wake_up_sync_key", runs_guest=True)
-def wake_up(kernel: Kernel, queue: Ptr, mode: U32, count: S32, key: Ptr) -> int:
-    """Wake the tasks of a queue: those that run need none; their entries' functions are called."""
-    head = queue + 8
-    node = load_u64(kernel, head)
-    woken = 0
-    while node != head:
-        following = load_u64(kernel, node)
-        woken += bool(kernel.call_s32(load_u64(kernel, node - 8), node - 24, mode, 0, key))
-        node = following
-    return woken
-
-
-@kernel_symbol("wake_up_process")
-def wake_up_process(kernel: Kernel, task: Ptr) -> int:
-    """The one task runs already: 0."""
-    return 0

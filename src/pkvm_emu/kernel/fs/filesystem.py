@@ -157,7 +157,7 @@ class FileSystem(State):
         try:
             found = self.resolve(path)
         except FsError as error:
-            if error.errno != ENOENT or not flags & O_CREAT or path.endswith("/"):
+            if not path or error.errno != ENOENT or not flags & O_CREAT or path.endswith("/"):
                 raise
             parent, name = self._parent(path)
             made = parent.create(name, mode)

@@ -15,7 +15,6 @@ class OpenFile(State):
     """One open file description.
 
     Attributes:
-        number: identity among the open files of this system.
         path: as it was opened.
         flags: ``O_RDONLY``, ``O_WRONLY``, ``O_RDWR`` with ``O_APPEND``, ``O_TRUNC``, ...
         offset: where the next read or write begins.
@@ -26,11 +25,16 @@ class OpenFile(State):
         super().__init__(fs.journal)
         self._fs = fs
         self._node = node
-        self.number = number
+        self._number = number
         self.path = path
         self.flags = flags
         self.offset = 0
         self.data: StateDict[str, Any] = StateDict(fs.journal)
+
+    @property
+    def number(self) -> int:
+        """Its identity; not part of the state, so that a handle from a future that was undone can be told."""
+        return self._number
 
     @property
     def node(self) -> File:

@@ -221,9 +221,8 @@ def _poll(fresh: list[bytes | int], value: bytes | int) -> bool:
 @command("wait", "[PID...]", "wait for background jobs", builtin=True)
 def wait(context: Context) -> Steps[int]:
     """Wait for all background jobs, or for those given."""
-    scheduler = context.shell.scheduler
     wanted = [int(word.lstrip("%")) for word in context.arguments if word.lstrip("%").isdigit()]
-    jobs = [task for task in scheduler.tasks if task.background and (not wanted or task.number in wanted)]
+    jobs = [task for task in context.shell.jobs if not wanted or task.number in wanted]
     yield Wait(lambda: all(task.done for task in jobs))
     return int(jobs[-1].status) if wanted and jobs else 0
 
@@ -262,7 +261,7 @@ def timeout(context: Context) -> Steps[int]:
     scheduler = context.shell.scheduler
     end = scheduler.clock.now() + _duration(words[0])
     child = context.shell.fork()
-    task = scheduler.spawn(child.frame(child.run_words(words[1:])))
+    task = scheduler.spawn(child.frame(child.run_words(words[1:])), child.is_background)
     try:
         yield Wait(lambda: task.done, until=end)
     finally:

@@ -1,0 +1,46 @@
+"""``pkvm-emu inspect``: what a module binary is and uses, found without running it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+_BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options of ``inspect``."""
+    parser.add_argument(
+        "modules",
+        metavar="MODULE",
+        nargs="+",
+        help="a .ko, a source directory, or two objects; modules given together may use each other's symbols",
+    )
+    parser.add_argument("--android", metavar="N", help="generation: 14, 15, 16 (default: as the module was built)")
+    parser.add_argument("--system", choices=("kbuild", "bazel"), help="which tree of a source directory to build")
+    parser.add_argument("--verbose", "-v", action="store_true", help="every call site instead of the first three")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Inspect every module; nothing is printed when one of them is unsound."""
+    from pkvm_emu.cli.inputs import read_given_modules
+    from pkvm_emu.inspect.inspection import inspect_module
+
+    files = [module.file for module in read_given_modules(arguments.modules, arguments.android, arguments.system)]
+    found = [inspect_module(file, files, arguments.android) for file in files]
+    if arguments.json:
+        import json
+
+        print(json.dumps({"modules": [inspection.as_dict() for inspection in found]}, indent=2))
+        return 0
+    from pkvm_emu.inspect.text import TextReport
+
+    is_terminal = sys.stdout.isatty()
+    reports = [
+        TextReport(inspection, arguments.verbose, lambda text: f"{_BOLD}{text}{_PLAIN}" if is_terminal else text).text()
+        for inspection in found
+    ]
+    sys.stdout.write("\n".join(reports))
+    sys.stdout.flush()
+    return 0

@@ -1,0 +1,134 @@
+"""A register file that remembers: reads give what was written last (0 before), and every access is recorded.
+
+It stands behind the MMIO windows of devices that have no model of their own, so that a driver's accesses succeed and can
+be looked at afterwards:
+
+>>> for access in system.mmio.log:
+...     print(access)
+write 4 bytes at 0x10000008: 0x1 (EL1 probe+0x40/0x80 [foo])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pkvm_emu.machine.state import State, StateDict, StateList
+
+if TYPE_CHECKING:
+    from pkvm_emu.machine.machine import Machine
+
+PAGE_SIZE = 4096
+#: A window larger than this is no register file but a memory or a bus; it is left without a device.
+WINDOW_LIMIT = 1 << 28
+_PHYSICAL_LIMIT = 1 << 40
+
+
+class Access(NamedTuple):
+    """One access, or several equal ones in a row.
+
+    Attributes:
+        is_write: direction.
+        address: physical.
+        size: bytes: 1, 2, 4 (a 64-bit access arrives as two).
+        value: what was read or written.
+        el: exception level that made it.
+        pc: the CPU's program counter; the engine keeps it at the start of a block, so it is near the access and not on it.
+        count: how many times in a row.
+    """
+
+    is_write: bool
+    address: int
+    size: int
+    value: int
+    el: int
+    pc: int
+    count: int = 1
+
+
+class RegisterFile(State):
+    """Registers without a meaning, at any number of physical windows.
+
+    Args:
+        machine: whose bus they are on.
+
+    Attributes:
+        words: values by 4-byte-aligned physical address.
+        log: the accesses in order.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine.journal, "devices.registers")
+        self._machine = machine
+        self._mapped: list[tuple[int, int]] = []
+        self.words: StateDict[int, int] = StateDict(machine.journal, "devices.registers.words")
+        self.log: StateList[Access] = StateList(machine.journal, "devices.registers.log")
+
+    def map(self, start: int, size: int) -> None:
+        """Put registers at a physical range, as far as there is neither RAM nor a register file yet."""
+        if not 0 < size <= WINDOW_LIMIT or start + size > _PHYSICAL_LIMIT:
+            return
+        ram = self._machine.ram
+        first, last = start & -PAGE_SIZE, -(-(start + size) // PAGE_SIZE) * PAGE_SIZE
+        for low, high in _gaps(first, last, sorted([*self._mapped, (ram.base, ram.end)])):
+            self._machine.engine.map_mmio(
+                low,
+                high - low,
+                lambda offset, width, base=low: self._read(base + offset, width),  # type: ignore[misc]
+                lambda offset, width, value, base=low: self._write(base + offset, width, value),  # type: ignore[misc]
+            )
+            self._mapped.append((low, high))
+
+    def covers(self, address: int) -> bool:
+        """Whether a physical address is one of the registers."""
+        return any(low <= address < high for low, high in self._mapped)
+
+    def peek(self, address: int, size: int = 4) -> int:
+        """The value of a register, without an entry in the log."""
+        shift = 8 * (address & 3)
+        value = self.words.get(address & ~3, 0) | self.words.get((address & ~3) + 4, 0) << 32
+        return value >> shift & (1 << 8 * size) - 1
+
+    def poke(self, address: int, value: int, size: int = 4) -> None:
+        """Set a register from Python (a status bit that the hardware would set), without an entry in the log."""
+        for at in range(address, address + size):
+            shift = 8 * (at & 3)
+            byte = value >> 8 * (at - address) & 0xFF
+            self.words[at & ~3] = self.words.get(at & ~3, 0) & ~(0xFF << shift) | byte << shift
+
+    def describe(self, access: Access) -> str:
+        """An access as text, with the place in the code."""
+        kind, times = ("write" if access.is_write else "read"), (f" {access.count} times" if access.count > 1 else "")
+        where = self._machine.core.describe(access.pc, access.el)
+        return f"{kind} {access.size} bytes at {access.address:#x}: {access.value:#x}{times} ({where})"
+
+    def _read(self, address: int, size: int) -> int:
+        value = self.peek(address, size)
+        self._record(False, address, size, value)
+        return value
+
+    def _write(self, address: int, size: int, value: int) -> None:
+        value &= (1 << 8 * size) - 1
+        self.poke(address, value, size)
+        self._record(True, address, size, value)
+
+    def _record(self, is_write: bool, address: int, size: int, value: int) -> None:
+        core = self._machine.core
+        entry = Access(is_write, address, size, value, core.el, core.engine.read("pc"))
+        last = self.log[-1] if self.log else None
+        if last is not None and last._replace(count=1) == entry:
+            self.log[-1] = last._replace(count=last.count + 1)
+        else:
+            self.log.append(entry)
+
+
+def _gaps(first: int, last: int, taken: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    gaps = []
+    for low, high in taken:
+        if high <= first or low >= last:
+            continue
+        if low > first:
+            gaps.append((first, low))
+        first = max(first, high)
+    if first < last:
+        gaps.append((first, last))
+    return gaps

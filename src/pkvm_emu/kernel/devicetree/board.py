@@ -1,0 +1,176 @@
+"""A small board made up for the modules that run on it: the nodes they look for, with the properties they read.
+
+It is an honest guess: windows of 64 KiB from 0x1000_0000 up, one shared interrupt each, zero for every number, and a
+reserved region for each ``memory-region``. Print it with ``--dts``, edit it, and give it back with ``--dtb``.
+"""
+
+from __future__ import annotations
+
+from pkvm_emu.kernel.devicetree.tree import TreeNode, encode
+from pkvm_emu.kernel.devicetree.wants import Property, Wants
+
+WINDOW_BASE, WINDOW_SIZE = 0x1000_0000, 0x1_0000
+REGION_SIZE = 2 << 20
+_FIRST_SPI = 32
+_GIC_PHANDLE = 1
+_LEVEL_HIGH = 4
+_ALIASES = 4
+#: Properties that every node has anyway or that say something else than the driver's own data.
+_STANDARD = frozenset(
+    "compatible reg status name phandle interrupts ranges reg-names interrupt-names #address-cells #size-cells".split()
+)
+_ELEMENT_SIZE = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
+
+
+def pair(value: int) -> tuple[int, int]:
+    """A 64-bit number as two cells."""
+    return value >> 32, value & 0xFFFF_FFFF
+
+
+class Board:
+    """The made-up board.
+
+    Args:
+        ram_base: physical start of RAM.
+        ram_size: bytes of RAM.
+        cpus: number of CPUs.
+        bootargs: the kernel command line.
+        allocate_region: reserves RAM of so many bytes and gives its physical address; None without memory.
+    """
+
+    def __init__(self, ram_base: int, ram_size: int, cpus: int, bootargs: str, reserve_base: int) -> None:
+        self.root = TreeNode("")
+        self._next_window = WINDOW_BASE
+        self._next_spi = _FIRST_SPI
+        self._next_phandle = _GIC_PHANDLE + 1
+        self._next_region = reserve_base
+        self._region_limit = ram_base
+        self._compatibles: set[str] = set()
+        root = self.root
+        for name, value in (
+            ("#address-cells", 2),
+            ("#size-cells", 2),
+            ("model", "pkvm-emu made-up board"),
+            ("compatible", "pkvm-emu,board"),
+            ("interrupt-parent", _GIC_PHANDLE),
+        ):
+            root.set(name, value)
+        root.add("aliases")
+        root.add("chosen", bootargs=bootargs)
+        root.add(f"memory@{ram_base:x}", device_type="memory", reg=(*pair(ram_base), *pair(ram_size)))
+        nodes = root.add("cpus", n_address__cells=1, n_size__cells=0)
+        for cpu in range(cpus):
+            nodes.add(f"cpu@{cpu:x}", device_type="cpu", compatible="arm,armv8", reg=cpu, enable__method="psci")
+        root.add("psci", compatible="arm,psci-1.0", method="smc")
+        self._reserved = root.add("reserved-memory", n_address__cells=2, n_size__cells=2, ranges=None)
+        root.add(
+            "interrupt-controller@8000000",
+            compatible="arm,gic-v3",
+            interrupt__controller=None,
+            n_interrupt__cells=3,
+            n_address__cells=0,
+            reg=(*pair(0x0800_0000), *pair(0x1_0000), *pair(0x080A_0000), *pair(0x10_0000)),
+            phandle=_GIC_PHANDLE,
+        )
+
+    def add(self, wants: Wants) -> list[TreeNode]:
+        """Add the nodes that one module asks for; returns those that are new.
+
+        A compatible string that a node has already gets no second one.
+        """
+        added = []
+        texts = [text for table in wants.tables for text in table]
+        for text in [*texts, *(node for node in wants.nodes if node not in texts)]:
+            if text not in self._compatibles:
+                self._compatibles.add(text)
+                added.append(self._device(text, wants))
+        self._alias(wants, added)
+        for node in added:
+            self._fill(node, wants, added)
+        return added
+
+    # Parts
+
+    def _device(self, compatible: str, wants: Wants) -> TreeNode:
+        window = self._next_window
+        self._next_window = window + WINDOW_SIZE
+        name = "".join(c for c in compatible.rpartition(",")[2] if c.isalnum() or c in "-_.+")[:31] or "device"
+        node = self.root.add(f"{name}@{window:x}")
+        node.set("compatible", compatible)
+        self._registers(node, window, wants)
+        self._interrupt(node, wants)
+        return node
+
+    def _registers(self, node: TreeNode, window: int, wants: Wants) -> None:
+        names = [one.name for one in wants.properties.values() if one.kind == "reg-name"]
+        node.set("reg", (*pair(window), *pair(WINDOW_SIZE)) if len(names) < 2 else ())
+        if names:
+            size = max(WINDOW_SIZE >> (len(names) - 1).bit_length(), 0x1000)
+            cells: list[int] = []
+            for index in range(len(names)):
+                cells += (*pair(window + index * size), *pair(size))
+            node.set("reg", tuple(cells))
+            node.set("reg-names", names)
+            self._next_window = max(self._next_window, window + -(-len(names) * size // WINDOW_SIZE) * WINDOW_SIZE)
+
+    def _interrupt(self, node: TreeNode, wants: Wants) -> None:
+        names = [one.name for one in wants.properties.values() if one.kind == "irq-name"]
+        cells: list[int] = []
+        for _ in range(max(len(names), 1)):
+            cells += (0, self._next_spi - 32, _LEVEL_HIGH)
+            self._next_spi += 1
+        node.set("interrupts", tuple(cells))
+        if names:
+            node.set("interrupt-names", names)
+
+    def _alias(self, wants: Wants, added: list[TreeNode]) -> None:
+        """Aliases that the module looks up by number, and nodes for them."""
+        aliases = self.root.child("aliases")
+        assert aliases is not None
+        for text in wants.formats:
+            stem = text.partition("%")[0]
+            for number in range(_ALIASES):
+                if f"{stem}{number}" not in aliases.properties:
+                    node = self._device(f"{stem}{number}", wants)
+                    aliases.set(f"{stem}{number}", node.path)
+                    added.append(node)
+
+    def _fill(self, node: TreeNode, wants: Wants, peers: list[TreeNode]) -> None:
+        for one in wants.properties.values():
+            if one.name in _STANDARD or one.name in node.properties or one.kind.endswith("-name"):
+                continue
+            if one.kind == "child":
+                node.add(one.name)
+            elif one.kind in _ELEMENT_SIZE:
+                node.set(one.name, bytes(_ELEMENT_SIZE[one.kind] * one.count))
+            elif one.kind == "string" and not one.name.endswith("-names"):
+                node.set(one.name, "pkvm-emu")
+            elif one.kind == "phandle":
+                self._phandle(node, one, peers)
+
+    def _phandle(self, node: TreeNode, one: Property, peers: list[TreeNode]) -> None:
+        if one.name == "memory-region":
+            target = self._region(node)
+        else:
+            # The module's own nodes refer to each other; one alone has nothing to refer to.
+            index = peers.index(node)
+            if index + 1 >= len(peers):
+                return
+            target = peers[index + 1]
+        if not target.phandle:
+            target.set("phandle", self._next_phandle)
+            self._next_phandle += 1
+        count = one.cells if isinstance(one.cells, int) else 0
+        if isinstance(one.cells, str):
+            target.set(one.cells, 0)
+        node.set(one.name, encode((target.phandle, *(0,) * count)))
+
+    def _region(self, node: TreeNode) -> TreeNode:
+        self._next_region -= REGION_SIZE
+        base = self._next_region
+        return self._reserved.add(
+            f"{node.base_name}-region@{base:x}",
+            compatible="shared-dma-pool",
+            reg=(*pair(base), *pair(REGION_SIZE)),
+            no__map=None,
+        )
