@@ -13,18 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.generation import Generation, generation
 from pkvm_emu.elf.detect import detect_generation_name
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.errors import ModuleError, UsageError
-from pkvm_emu.explain import Explanations
-from pkvm_emu.explain import explain as explain_refusals
 from pkvm_emu.host import Host
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.hypervisor import register_all as register_hyp
 from pkvm_emu.hyp.refusals import Refusals
-from pkvm_emu.kernel import announce, exports, layout
+from pkvm_emu.kernel import announce, layout
 from pkvm_emu.kernel.boot import BootReport, boot_protected_modules, load_without_protection
 from pkvm_emu.kernel.command_line import CommandLine
 from pkvm_emu.kernel.fs import FileSystem
@@ -37,8 +36,10 @@ from pkvm_emu.machine.snapshot import Snapshot
 from pkvm_emu.pages import Pages
 from pkvm_emu.results import HvcResult
 from pkvm_emu.symbolize import Symbolizer
-from pkvm_emu.vm import VirtualMachine
-from pkvm_emu.vm import create as create_virtual_machine
+
+if TYPE_CHECKING:
+    from pkvm_emu.explain import Explanations
+    from pkvm_emu.vm import VirtualMachine
 
 HCALL_BASE = 0xC600_0000
 ModuleSource = str | Path | ModuleFile
@@ -78,7 +79,6 @@ class System:
     """
 
     def __init__(self, gen: Generation, command_line: CommandLine, profile: MachineProfile) -> None:
-        exports.register_all()
         register_hyp()
         self.machine = Machine(profile)
         self.kernel = Kernel(self.machine, gen, command_line)
@@ -148,7 +148,9 @@ class System:
 
         Ops and hypercalls that returned an errno, and accesses of the host that ended in an abort.
         """
-        return explain_refusals(self, last)
+        from pkvm_emu.explain import explain
+
+        return explain(self, last)
 
     # What a host does
 
@@ -206,7 +208,9 @@ class System:
             ModuleError: a protected module was not loaded, so the system is insecure and protected VMs are refused.
             UsageError: not in protected mode, or not deprivileged yet.
         """
-        return create_virtual_machine(self, protected, smc_forwarded)
+        from pkvm_emu.vm import create
+
+        return create(self, protected, smc_forwarded)
 
     # Snapshots
 

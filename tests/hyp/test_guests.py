@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
 from pkvm_emu.errors import ModuleError, UsageError
@@ -87,14 +89,35 @@ DEVICE = (0x0B00_0000, 0x2000)
 EPERM, ENOENT, E2BIG, EBUSY, ENODEV, EINVAL, ERANGE = -1, -2, -7, -16, -19, -22, -34
 
 
+@pytest.fixture(scope="module")
+def booted(c_module) -> Callable[[str], System]:
+    """Boots a generation once."""
+    systems: dict[str, System] = {}
+
+    def get(name: str) -> System:
+        if name not in systems:
+            systems[name] = boot(name, [c_module(el2=KEEPER, name="keeper", generation=name)])
+        return systems[name]
+
+    return get
+
+
 @pytest.fixture(params=GENERATIONS)
-def system(request, c_module) -> System:
-    return boot(request.param, [c_module(el2=KEEPER, name="keeper", generation=request.param)])
+def system(request, booted) -> Iterator[System]:
+    """Every generation; what a test does to it is undone."""
+    yield from _undone(booted(request.param))
 
 
 @pytest.fixture
-def newest(c_module) -> System:
-    return boot(16, [c_module(el2=KEEPER, name="keeper")])
+def newest(booted) -> Iterator[System]:
+    """android16; what a test does to it is undone."""
+    yield from _undone(booted(GENERATIONS[-1]))
+
+
+def _undone(system: System) -> Iterator[System]:
+    before = system.snapshot()
+    yield system
+    system.restore(before)
 
 
 def ask(system: System, *args: int) -> int:
@@ -140,8 +163,7 @@ def test_a_guest_reaches_nothing_that_it_was_not_given(system):
 
 
 def test_the_host_gets_every_page_back_zeroed_when_the_vm_is_destroyed(system):
-    before = system.snapshot()
-    owned = {pa for pa in range(PAGE, PAGE + 0x4000, 0x1000)}
+    owned = set(range(PAGE, PAGE + 0x4000, 0x1000))
     vm = system.create_vm()
     vm.donate(PAGE, IPA, 3)
     vm.write(IPA, 0x1111)
@@ -157,7 +179,6 @@ def test_the_host_gets_every_page_back_zeroed_when_the_vm_is_destroyed(system):
     assert system.pages.check() == []
     with pytest.raises(UsageError, match="destroyed"):
         vm.read(IPA)
-    system.restore(before)
 
 
 def test_a_page_is_given_once(system):
@@ -336,8 +357,8 @@ def test_android16_asks_all_handlers_in_the_order_of_registration_for_every_vm(n
     assert asked(newest) == (3, 1 + 15)
 
 
-def test_android15_asks_the_handler_of_the_vm_only(c_module):
-    system = boot(15, [c_module(el2=KEEPER, name="keeper", generation="15")])
+def test_android15_asks_the_handler_of_the_vm_only(booted):
+    system = booted("android15-6.6")
     vm, other = system.create_vm(), system.create_vm()
     assert ask(system, REGISTER, FIRST, vm.handle) == 0
     assert ask(system, REGISTER, SECOND, vm.handle) == EBUSY
@@ -379,7 +400,7 @@ def test_the_host_is_as_before_after_a_guest_ran(system):
 
 @pytest.mark.parametrize("features", ["nvhe", "nopauth", "lpa2", "nolse"])
 def test_guests_run_on_every_machine(c_module, features):
-    module = c_module(el2=KEEPER, name="keeper")
+    module = c_module(el2=KEEPER, name="keeper", generation=GENERATIONS[-1])
     system = boot(16, [module], profile=MachineProfile.parse(features))
     vm = system.create_vm()
     ask(system, REGISTER, FIRST)
@@ -389,8 +410,8 @@ def test_guests_run_on_every_machine(c_module, features):
     assert system.pages.check() == vm.check() == []
 
 
-def test_a_module_finds_the_page_behind_a_guest_address(c_module):
-    system = boot(15, [c_module(el2=KEEPER, name="keeper", generation="15")])
+def test_a_module_finds_the_page_behind_a_guest_address(booted):
+    system = booted("android15-6.6")
     vm = system.create_vm()
     vm.donate(PAGE, IPA)
     result = system.call("hyp_call", GUEST_PA, vm.handle, IPA + 0x123)
@@ -402,7 +423,8 @@ def test_a_module_finds_the_page_behind_a_guest_address(c_module):
 # Devices
 
 
-def test_a_device_is_reset_when_it_goes_to_a_guest_and_when_it_comes_back(newest):
+def test_a_device_is_reset_when_it_goes_to_a_guest_and_when_it_comes_back(c_module):
+    newest = boot(16, [c_module(el2=KEEPER, name="keeper", generation=GENERATIONS[-1])])
     writes = []
     newest.machine.engine.map_mmio(*DEVICE, lambda offset, size: 0x40 + offset, lambda *args: writes.append(args))
     newest.hyp.part(Devices).add(DEVICE)
@@ -466,7 +488,7 @@ def test_protected_vms_are_refused_on_an_insecure_system(c_module):
 
 
 def test_vms_come_after_the_boot(c_module):
-    system = boot(16, [c_module(el2=KEEPER, name="keeper")], deprivilege=False)
+    system = boot(16, [c_module(el2=KEEPER, name="keeper", generation=GENERATIONS[-1])], deprivilege=False)
     with pytest.raises(UsageError, match="not deprivileged yet"):
         system.create_vm()
 

@@ -89,3 +89,18 @@ def test_wait_for_a_job_that_blocks_for_ever_is_interrupted(sh: ShellRunner) -> 
 def test_a_blocked_reader_in_the_foreground_does_not_end_the_one_in_the_background(sh: ShellRunner) -> None:
     sh("cat /dev/kmsg | grep -c mark > /tmp/n & cat /dev/kmsg > /dev/null; echo mark > /dev/kmsg; sleep 1")
     assert sh.err.count("interrupted") == 1
+
+
+def test_a_full_pipe_stops_its_writer(sh: ShellRunner) -> None:
+    assert sh("cat /dev/zero | sleep 5; while true; do echo y; done | sleep 1") == 0
+
+
+def test_time_passes_beside_a_job_that_never_waits(sh: ShellRunner) -> None:
+    assert sh("while true; do :; done & sleep 0.2; echo on; kill $!") == 0
+    assert sh.out == "on\n"
+
+
+@pytest.mark.parametrize("script", ["sort /dev/zero", "tail -1 /dev/zero", "wc /dev/zero", "read x < /dev/zero"])
+def test_endless_input_ends_with_an_error(sh: ShellRunner, script: str) -> None:
+    assert sh(script) == 1
+    assert sh.err.count("\n") == 1

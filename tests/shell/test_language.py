@@ -43,6 +43,10 @@ SCRIPTS = {
     "echo x=$? # comment\n# another\necho y": "x=0\ny\n",
     "nope 2>/dev/null; echo $?": "127\n",
     "echo one \\\ntwo": "one two\n",
+    "sh -c 'echo $# $1; exit 3' name a; echo $?": "1 a\n3\n",
+    "echo 'echo sourced $1; return 2' > /tmp/s; . /tmp/s; echo $?; sh /tmp/s x": "sourced\n2\nsourced x\n",
+    "(exec echo replaced; echo no); command exec; echo on": "replaced\non\n",
+    "echo 'x=5' | sh; echo \"$x\" | tr a b 2>/dev/null; echo $?": "127\n",
 }
 
 

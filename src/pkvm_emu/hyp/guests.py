@@ -1,7 +1,7 @@
 """Protected guests as modules see them: a handle, pages behind guest addresses, handlers.
 
-Guests that run are in :mod:`pkvm_emu.hyp.vms`. A guest exists when somebody made one (:meth:`Guests.add`), so that a module's calls about it
-have an answer.
+Guests that run are in :mod:`pkvm_emu.hyp.vms`. A guest exists when somebody made one (:meth:`Guests.add`), so that a
+module's calls about it have an answer.
 """
 
 from __future__ import annotations

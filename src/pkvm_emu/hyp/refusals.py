@@ -36,7 +36,10 @@ _PERMISSION, _FSC_TYPE = 0x0C, 0x3C
 
 _ONE_SLOT = "there is one slot, it is taken, and nothing is ever unregistered"
 _CHAIN = "all {slots} slots are taken, and nothing is ever unregistered"
-_PROT = "EL2 cannot have this protection: it needs R, has no RWX, WX or PXN/UXN, and X only on normal memory (and DEVICE not with NC)"
+_PROT = (
+    "EL2 cannot have this protection: R is needed, W and X exclude each other, X is for normal memory, and PXN, UXN and "
+    "DEVICE with NC do not exist there"
+)
 _PRIVATE_FULL = (
     "the mapping would reach beyond the private range of EL2 ({left:#x} bytes are left, none are given back)"
 )

@@ -109,6 +109,9 @@ def add(left: Value, right: Value, is_address: Callable[[int], bool]) -> Value:
     if isinstance(left, int) and not is_address(left):
         return plus(right, left)
     for one, other in ((left, right), (right, left)):
+        if isinstance(one, frozenset):
+            return None if isinstance(other, frozenset) else _each(one, lambda atom: add(atom, other, is_address))
+    for one, other in ((left, right), (right, left)):
         if isinstance(one, int) and (other is None or isinstance(other, tuple)):
             return ("u", one)
         if isinstance(one, tuple) and one[0] == "u":
@@ -118,8 +121,21 @@ def add(left: Value, right: Value, is_address: Callable[[int], bool]) -> Value:
     return None
 
 
+def _each(value: frozenset[Atom], function: Callable[[Atom], Value]) -> Value:
+    """``function`` of every atom; unknown as soon as one result is."""
+    found: set[Atom] = set()
+    for atom in value:
+        result = function(atom)
+        if result is None:
+            return None
+        found.update(atoms(result))
+    return pack(found)
+
+
 def subtract(left: Value, right: Value, is_address: Callable[[int], bool]) -> Value:
     """``left`` - ``right``; see :func:`add`."""
+    if isinstance(left, frozenset):
+        return _each(left, lambda atom: subtract(atom, right, is_address))
     if isinstance(right, int):
         if isinstance(left, int) or not is_address(right):
             return plus(left, -right)

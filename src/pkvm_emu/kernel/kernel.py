@@ -98,7 +98,7 @@ class Kernel(State):
         scratch = self._pages.alloc_pages(0)
         assert scratch is not None
         self._scratch = self._memory.linear_va(scratch)
-        self._parts: dict[type[Any], Any] = {cls: cls(self) for cls in registry.PARTS}
+        self._parts: StateDict[type[Any], Any] = StateDict(machine.journal)
 
     # Parts
 
@@ -153,8 +153,14 @@ class Kernel(State):
         return self._faults
 
     def part(self, kind: type[P]) -> P:
-        """This kernel's object of a class registered with ``kernel_part``."""
-        found: P = self._parts[kind]
+        """This kernel's object of a class registered with ``kernel_part``; made when somebody first asks for it.
+
+        Making it is part of the state: going back to before that moment unmakes it.
+        """
+        found: P | None = self._parts.get(kind)
+        if found is None:
+            found = kind(self)  # type: ignore[call-arg]
+            self._parts[kind] = found
         return found
 
     # Set-up

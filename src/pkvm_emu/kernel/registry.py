@@ -55,10 +55,30 @@ class KernelVariable:
     section: str = "data"
 
 
-#: Classes of which every kernel makes one object when it is created (see :func:`kernel_part`).
-PARTS: list[type[Any]] = []
+#: Filled as the files that serve symbols are imported: see :func:`find_function`.
 FUNCTIONS: dict[str, KernelFunction] = {}
 VARIABLES: dict[str, KernelVariable] = {}
+
+
+def find_function(name: str) -> KernelFunction | None:
+    """The Python that serves a function, imported if need be."""
+    if name not in FUNCTIONS and name not in VARIABLES:
+        _import(name)
+    return FUNCTIONS.get(name)
+
+
+def _import(name: str) -> None:
+    # The files that serve symbols import this one.
+    from pkvm_emu.kernel import exports
+
+    exports.import_for(name)
+
+
+def find_variable(name: str) -> KernelVariable | None:
+    """The declaration of a served variable, imported if need be."""
+    if name not in FUNCTIONS and name not in VARIABLES:
+        _import(name)
+    return VARIABLES.get(name)
 
 
 def kernel_symbol(*names: str, runs_guest: bool = False) -> Callable[[F], F]:
@@ -91,7 +111,6 @@ def kernel_part(cls: C) -> C:
     """Give every kernel one object of the decorated class, made as ``cls(kernel)``; ``kernel.part(cls)`` returns it.
 
     For what a subsystem's functions keep between calls: a :class:`~pkvm_emu.machine.state.State`, so that snapshots bring
-    it back. It exists from the kernel's creation on; made later, going back to an earlier snapshot would lose it.
+    it back. It is made when a function first asks for it.
     """
-    PARTS.append(cls)
     return cls

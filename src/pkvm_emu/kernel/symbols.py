@@ -35,8 +35,8 @@ class KernelSymbols(State):
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel.machine.journal, "kernel.symbols")
         self._kernel = kernel
-        self._functions = dict(registry.FUNCTIONS)
-        self._variables = dict(registry.VARIABLES)
+        #: Functions served in this kernel only; they come before those of the registry.
+        self._own: dict[str, registry.KernelFunction] = {}
         self.next_stub = layout.KIMAGE_VADDR + layout.IMAGE_STUBS
         self.next_data = layout.KIMAGE_VADDR + layout.IMAGE_DATA
         self.next_percpu = layout.KIMAGE_VADDR + layout.IMAGE_PERCPU
@@ -47,7 +47,7 @@ class KernelSymbols(State):
 
     def serves(self, name: str) -> bool:
         """Whether there is Python behind ``name``."""
-        return name in self._functions or name in self._variables
+        return bool(name in self._own or registry.find_function(name) or registry.find_variable(name))
 
     def resolve(self, name: str) -> int:
         """The address of an exported symbol; makes its stub or its storage on first use.
@@ -57,10 +57,11 @@ class KernelSymbols(State):
         address = self.addresses.get(name)
         if address is not None:
             return address
-        if name in self._variables:
-            address = self._place_variable(self._variables[name])
-        elif name in self._functions:
-            function = self._functions[name]
+        function = self._own.get(name) or registry.find_function(name)
+        variable = None if function is not None else registry.find_variable(name)
+        if variable is not None:
+            address = self._place_variable(variable)
+        elif function is not None:
             nargs, call = bind(function.function, self._kernel)
             address = self._place_stub(name, nargs, self._guarded(name, call), in_hook=not function.runs_guest)
         else:
@@ -71,7 +72,7 @@ class KernelSymbols(State):
 
     def provide(self, name: str, function: Callable[..., Any], runs_guest: bool = False) -> None:
         """Serve ``name`` by ``function`` from now on in this kernel only (``--kernel FILE``, tests)."""
-        self._functions[name] = registry.KernelFunction(name, function, runs_guest)
+        self._own[name] = registry.KernelFunction(name, function, runs_guest)
 
     def read_variable(self, name: str) -> int:
         """The first eight bytes of an exported variable, as a number."""

@@ -54,6 +54,23 @@ class Journal:
         self.records: list[Change] = []
         self.roots: dict[str, Any] = {}
 
+    def add_root(self, name: str, value: Any) -> None:
+        """Make ``value`` a root of the digest; going back to before this moment takes the root away again.
+
+        Raises:
+            ValueError: a root of that name exists.
+        """
+        if name in self.roots:
+            raise ValueError(f"two state roots are named {name!r}")
+        self.records.append(Change(self, name, _ABSENT, value))
+        self.roots[name] = value
+
+    def _journal_apply(self, key: str, value: Any) -> None:
+        if value is _ABSENT:
+            self.roots.pop(key, None)
+        else:
+            self.roots[key] = value
+
     def mark(self) -> int:
         """The present position; pass it to :meth:`undo_to`."""
         return len(self.records)
@@ -121,9 +138,7 @@ class State:
     def __init__(self, journal: Journal, name: str | None = None) -> None:
         object.__setattr__(self, "_journal", journal)
         if name is not None:
-            if name in journal.roots:
-                raise ValueError(f"two state roots are named {name!r}")
-            journal.roots[name] = self
+            journal.add_root(name, self)
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key[0] != "_":
@@ -147,9 +162,7 @@ class StateDict(MutableMapping[K, V], Generic[K, V]):
         self._journal = journal
         self._data: dict[K, V] = {}
         if name is not None:
-            if name in journal.roots:
-                raise ValueError(f"two state roots are named {name!r}")
-            journal.roots[name] = self
+            journal.add_root(name, self)
 
     def __getitem__(self, key: K) -> V:
         return self._data[key]
@@ -191,9 +204,7 @@ class StateList(MutableSequence[V], Generic[V]):
         self._journal = journal
         self._data: list[V] = list(initial)
         if name is not None:
-            if name in journal.roots:
-                raise ValueError(f"two state roots are named {name!r}")
-            journal.roots[name] = self
+            journal.add_root(name, self)
 
     def __getitem__(self, index: Any) -> Any:
         return self._data[index]

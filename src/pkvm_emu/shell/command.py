@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pkvm_emu.kernel.fs import WOULD_BLOCK, FsError
 from pkvm_emu.shell.jobs import RUNNABLE, Steps, Wait
-from pkvm_emu.shell.streams import FileStream, ShellIOError, Stream
+from pkvm_emu.shell.streams import MEMORY_LIMIT, FileStream, ShellIOError, Stream
 
 if TYPE_CHECKING:
     from pkvm_emu.shell.interpreter import Shell
@@ -158,13 +158,28 @@ class Context:
             return stream.retain()
         return FileStream(self.shell.fs.open(self.path(path)))
 
-    def lines(self, stream: Stream) -> Steps[list[bytes]]:
-        """All lines of a stream, without their ends."""
+    def room(self) -> Steps[None]:
+        """Let others run, and wait until standard output takes more."""
+        stream = self.shell.io.get(1)
+        yield Wait(stream.has_room) if stream is not None else RUNNABLE
+
+    def whole(self, stream: Stream) -> Steps[bytes]:
+        """All that a stream gives.
+
+        Raises:
+            CommandError: more than a command may keep.
+        """
         data = bytearray()
         while chunk := (yield from self.read(stream)):
             data += chunk
+            if len(data) > MEMORY_LIMIT:
+                raise CommandError("out of memory")
             yield RUNNABLE
-        lines = bytes(data).split(b"\n")
+        return bytes(data)
+
+    def lines(self, stream: Stream) -> Steps[list[bytes]]:
+        """All lines of a stream, without their ends."""
+        lines = (yield from self.whole(stream)).split(b"\n")
         return lines[:-1] if lines[-1] == b"" else lines
 
     def each_input(self, paths: list[str], message: str = "{path}: {error}") -> Steps[list[tuple[str, list[bytes]]]]:

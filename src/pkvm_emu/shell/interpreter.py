@@ -234,7 +234,10 @@ class Shell:
         child.io[1] = sink
         if old is not None:
             old.release()
-        self._substitution_status = self.status = yield from child.frame(child.run_list(body))
+        try:
+            self._substitution_status = self.status = yield from child.frame(child.run_list(body))
+        except ShellIOError as error:
+            raise ExpansionError(FsError(error.errno).strerror) from None
         return sink.data.replace(b"\0", b"").decode("utf-8", "surrogateescape").rstrip("\n")
 
     def report_signal(self) -> None:
@@ -412,7 +415,8 @@ class Shell:
 
     def _simple(self, node: Simple) -> Steps[int]:
         self.report_signal()
-        yield RUNNABLE
+        output = self.io.get(1)
+        yield Wait(output.has_room) if output is not None else RUNNABLE
         self._substitution_status = 0
         words = yield from self._expand(node.words)
         values: list[tuple[str, str]] = []

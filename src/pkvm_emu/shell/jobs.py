@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator
 from typing import NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
+#: What a round of commands takes while some task waits for a moment.
+TURN_NS = 100_000
 SIGPIPE, SIGTERM, SIGINT = 13, 15, 2
 #: An exit status above this is the number of the signal that ended the command.
 SIGNAL_BASE = 128
@@ -119,6 +121,9 @@ class Scheduler:
     def _turn(self) -> bool:
         """One step of every task that can go on; False when none can."""
         moved = False
+        if any(task.wait.until is not None for task in self.tasks):
+            # Else a job that never waits would keep the moment that another waits for from coming.
+            self.clock.advance_to(self.clock.now() + TURN_NS)
         for task in list(self.tasks):
             if task.done:
                 continue

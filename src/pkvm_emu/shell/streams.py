@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pkvm_emu.abi.errno import EIO
+from pkvm_emu.abi.errno import EIO, ENOMEM
 from pkvm_emu.kernel.fs.node import EBADF, WOULD_BLOCK
 from pkvm_emu.kernel.fs.open_file import OpenFile
 from pkvm_emu.shell.jobs import SIGPIPE, KilledBySignal
+
+#: A pipe holds so much before its writer waits (one write may go above it).
+PIPE_CAPACITY = 65536
+#: What one command may keep in memory.
+MEMORY_LIMIT = 64 << 20
 
 
 class ShellIOError(Exception):
@@ -37,6 +42,10 @@ class Stream:
 
     def close(self) -> None:
         """Nobody refers to it any more."""
+
+    def has_room(self) -> bool:
+        """Whether a write need not wait for a reader."""
+        return True
 
     def read(self, size: int = 65536) -> bytes | int:
         """The next bytes, ``b""`` at the end, ``WOULD_BLOCK``.
@@ -82,6 +91,8 @@ class Collector(Stream):
         self.data = bytearray()
 
     def write(self, data: bytes) -> None:
+        if len(self.data) + len(data) > MEMORY_LIMIT:
+            raise ShellIOError(ENOMEM)
         self.data += data
 
 
@@ -160,6 +171,9 @@ class PipeWriter(Stream):
 
     def close(self) -> None:
         self._pipe.is_written = False
+
+    def has_room(self) -> bool:
+        return not self._pipe.is_read or len(self._pipe.buffer) < PIPE_CAPACITY
 
     def write(self, data: bytes) -> None:
         if not self._pipe.is_read:

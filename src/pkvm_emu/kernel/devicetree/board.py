@@ -6,6 +6,8 @@ reserved region for each ``memory-region``. Print it with ``--dts``, edit it, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pkvm_emu.kernel.devicetree.tree import TreeNode, encode
 from pkvm_emu.kernel.devicetree.wants import Property, Wants
 
@@ -38,13 +40,14 @@ class Board:
         allocate_region: reserves RAM of so many bytes and gives its physical address; None without memory.
     """
 
-    def __init__(self, ram_base: int, ram_size: int, cpus: int, bootargs: str, reserve_base: int) -> None:
+    def __init__(
+        self, ram_base: int, ram_size: int, cpus: int, bootargs: str, allocate_region: Callable[[int], int | None]
+    ) -> None:
         self.root = TreeNode("")
         self._next_window = WINDOW_BASE
         self._next_spi = _FIRST_SPI
         self._next_phandle = _GIC_PHANDLE + 1
-        self._next_region = reserve_base
-        self._region_limit = ram_base
+        self._allocate_region = allocate_region
         self._compatibles: set[str] = set()
         root = self.root
         for name, value in (
@@ -150,7 +153,10 @@ class Board:
 
     def _phandle(self, node: TreeNode, one: Property, peers: list[TreeNode]) -> None:
         if one.name == "memory-region":
-            target = self._region(node)
+            region = self._region(node)
+            if region is None:
+                return
+            target = region
         else:
             # The module's own nodes refer to each other; one alone has nothing to refer to.
             index = peers.index(node)
@@ -165,9 +171,10 @@ class Board:
             target.set(one.cells, 0)
         node.set(one.name, encode((target.phandle, *(0,) * count)))
 
-    def _region(self, node: TreeNode) -> TreeNode:
-        self._next_region -= REGION_SIZE
-        base = self._next_region
+    def _region(self, node: TreeNode) -> TreeNode | None:
+        base = self._allocate_region(REGION_SIZE)
+        if base is None:
+            return None
         return self._reserved.add(
             f"{node.base_name}-region@{base:x}",
             compatible="shared-dma-pool",

@@ -94,10 +94,13 @@ def wants_of(file: ModuleFile) -> Wants:
         return wants
     _read_tables(file, wants)
     _read_aliases(file, wants)
+    paths: set[str | None] = set()
     for part in file.relocation_sections:
         section = file.sections[part.target]
         if section.is_code and not section.name.startswith(".hyp."):
-            _Code(file, part.target).read(wants)
+            paths |= _Code(file, part.target).read(wants)
+    if "/aliases" not in paths:
+        wants.formats.clear()
     return wants
 
 
@@ -157,9 +160,9 @@ class _Code:
             elif entry.type in (_R_CALL26, _R_JUMP26) and symbol.shndx == 0:
                 self._calls.append((entry.offset, symbol.name))
 
-    def read(self, wants: Wants) -> None:
-        """Add what this section asks for."""
-        paths = set()
+    def read(self, wants: Wants) -> set[str | None]:
+        """Add what this section asks for; returns the paths that it looks up."""
+        paths: set[str | None] = set()
         for offset, name in sorted(self._calls):
             if name in ("of_find_compatible_node", "of_get_compatible_child"):
                 text = self._string(offset, 2 if name == "of_find_compatible_node" else 1)
@@ -173,8 +176,7 @@ class _Code:
                     wants.formats.append(text)
             elif name in _READERS:
                 self._reader(offset, name, wants)
-        if "/aliases" not in paths:
-            wants.formats.clear()
+        return paths
 
     def _reader(self, offset: int, function: str, wants: Wants) -> None:
         register, kind = _READERS[function]

@@ -9,6 +9,7 @@ from pkvm_emu.shell.interpreter import FunctionReturn, LoopControl, ShellExit
 from pkvm_emu.shell.jobs import SIGTERM, SignalStatus, Steps, Wait
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_MAX_LINE = 1 << 20
 _LONG_OPTIONS = {"errexit": "e", "nounset": "u", "xtrace": "x", "noglob": "f"}
 
 
@@ -175,6 +176,8 @@ def run_command(context: Context) -> Steps[int]:
 @command("exec", "[COMMAND [ARG...]]", "run a command in place of the shell", builtin=True)
 def replace_shell(context: Context) -> Steps[int]:
     """Run a command and end the shell with its status."""
+    if not context.arguments:
+        return 0
     status = yield from context.shell.run_words(context.arguments)
     raise ShellExit(status)
 
@@ -200,6 +203,8 @@ def read(context: Context) -> Steps[int]:
             continue
         complete = byte == b"\n"
         line += b"" if complete else byte
+        if len(line) > _MAX_LINE:
+            raise CommandError("line too long")
     text = line.decode("utf-8", "surrogateescape")
     separators = context.shell.variables.get("IFS", " \t\n")
     names = names or ["REPLY"]

@@ -6,7 +6,7 @@ import re
 
 from pkvm_emu.kernel.fs import FsError
 from pkvm_emu.shell.command import CommandError, Context, command
-from pkvm_emu.shell.jobs import RUNNABLE, Steps
+from pkvm_emu.shell.jobs import Steps
 from pkvm_emu.shell.streams import ShellIOError
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "\\": "\\", "e": "\x1b"}
@@ -70,11 +70,11 @@ def _format(context: Context, form: str, arguments: list[str]) -> tuple[str, int
             out.append("%")
             continue
         if width == "*":
-            width = arguments.pop(0) if arguments else "0"
+            width = str(_number(context, arguments.pop(0))[0]) if arguments else "0"
         if precision == "*":
-            precision = arguments.pop(0) if arguments else "0"
+            precision = str(max(_number(context, arguments.pop(0))[0], 0)) if arguments else "0"
         argument = arguments.pop(0) if arguments else ""
-        if int(width or 0) > 4096 or int(precision or 0) > 4096:
+        if abs(int(width or 0)) > 4096 or int(precision or 0) > 4096:
             raise CommandError(f"{match[0]}: too wide")
         spec = f"%{flags}{width}{'' if precision is None else '.' + precision}"
         if kind == "s":
@@ -126,7 +126,7 @@ def cat(context: Context) -> Steps[int]:
                 if not chunk:
                     break
                 context.out(chunk)
-                yield RUNNABLE
+                yield from context.room()
         finally:
             stream.release()
     return status
@@ -167,6 +167,7 @@ def head(context: Context) -> Steps[int]:
                 pieces = re.findall(rb"[^\n]*\n|[^\n]+", chunk)
                 part = pieces[:left]
                 context.out(b"".join(part))
+                yield from context.room()
                 left -= sum(piece.endswith(b"\n") for piece in part)
         except ShellIOError as error:
             status = context.error(f"{path}: {FsError(error.errno).strerror}")
@@ -203,10 +204,7 @@ def wc(context: Context) -> Steps[int]:
             status = context.error(f"{path}: {error.strerror}")
             continue
         try:
-            data = bytearray()
-            while chunk := (yield from context.read(stream)):
-                data += chunk
-                yield RUNNABLE
+            data = yield from context.whole(stream)
         finally:
             stream.release()
         counts = {"l": data.count(b"\n"), "w": len(data.split()), "c": len(data)}
@@ -362,6 +360,7 @@ def tee(context: Context) -> Steps[int]:
     try:
         while chunk := (yield from context.read(source)):
             context.out(chunk)
+            yield from context.room()
             for path, stream in outputs:
                 try:
                     stream.write(chunk)

@@ -1,0 +1,85 @@
+"""Giving a kernel its device tree at boot: the user's, or a board made up for the modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pkvm_emu.elf.module_file import ModuleFile
+from pkvm_emu.kernel.devicetree.board import Board, pair
+from pkvm_emu.kernel.devicetree.mmio import MmioWindows
+from pkvm_emu.kernel.devicetree.nodes import DeviceTree
+from pkvm_emu.kernel.devicetree.tree import TreeNode
+from pkvm_emu.kernel.devicetree.wants import wants_of
+from pkvm_emu.kernel.registry import kernel_part
+from pkvm_emu.machine.state import State
+
+if TYPE_CHECKING:
+    from pkvm_emu.kernel.kernel import Kernel
+
+_PAGE_SHIFT = 12
+
+
+@kernel_part
+class BoardSetup(State):
+    """Where a kernel's device tree comes from.
+
+    Args:
+        kernel: the kernel.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel.machine.journal, "kernel.board")
+        self._kernel = kernel
+        self._board: Board | None = None
+        #: The user gave a tree: nothing is made up.
+        self.is_given = False
+
+    def use(self, tree: TreeNode) -> None:
+        """Install the user's tree. As a boot loader does, its memory nodes and boot arguments become this machine's."""
+        self.is_given = True
+        ram = self._kernel.machine.ram
+        memories = [node for node in tree.children if node.string("device_type") == "memory"]
+        for node in memories[1:]:
+            tree.children.remove(node)
+        memory = memories[0] if memories else tree.add(f"memory@{ram.base:x}", device_type="memory")
+        cells = (tree.cell("#address-cells", 2), tree.cell("#size-cells", 1))
+        memory.set("reg", (*pair(ram.base)[-cells[0] :], *pair(ram.size)[-cells[1] :]))
+        chosen = tree.child("chosen") or tree.add("chosen")
+        chosen.set("bootargs", str(self._kernel.command_line))
+        self._kernel.part(DeviceTree).install(tree)
+        self._kernel.part(MmioWindows).map_tree(tree)
+
+    def make_up(self, files: Sequence[ModuleFile]) -> None:
+        """Add what modules ask for to the made-up board; without a module that uses a device tree there is none."""
+        if self.is_given:
+            return
+        for file in files:
+            wants = wants_of(file)
+            if not wants.uses_tree:
+                continue
+            board = self._board
+            if board is None or not self._kernel.part(DeviceTree).root:
+                board = self._board = self._new_board()
+                board.add(wants)
+                self._kernel.part(DeviceTree).install(board.root, made_up=True)
+            else:
+                board.add(wants)
+                self._kernel.part(DeviceTree).grow()
+            self._kernel.part(MmioWindows).map_tree(board.root)
+
+    @property
+    def tree(self) -> TreeNode:
+        """The tree in use; a board without devices where no module needed one."""
+        return self._kernel.part(DeviceTree).tree or self._new_board().root
+
+    def _new_board(self) -> Board:
+        machine = self._kernel.machine
+        profile = machine.profile
+        return Board(
+            profile.ram_base, profile.ram_size, profile.cpus, str(self._kernel.command_line), self._allocate_region
+        )
+
+    def _allocate_region(self, size: int) -> int | None:
+        order = ((size - 1) >> _PAGE_SHIFT).bit_length()
+        return self._kernel.pages.alloc_pages(order, zero=True)
