@@ -8,7 +8,8 @@ Two kinds of fenced blocks are executed, in the order of the document, in a dire
 ``docs/examples/``:
 
 * ``console`` blocks: each line that begins with ``$ `` is run by bash with ``pkvm-emu`` and ``python`` being those of this
-  interpreter; the lines after it are what it prints, both streams together.
+  interpreter; the lines after it are what it prints, both streams together. Lines that begin with ``/ # `` are typed
+  into it (``pkvm-emu shell``).
 * ``python example`` blocks: run as a script. What they print follows in a ``text`` block; without one they print nothing.
 
 The environment is fixed: no compiler but the ``ziglang`` package, no user settings. Only paths of the temporary directory are
@@ -34,6 +35,10 @@ TOOLS = ("bash", "cat", "cp", "echo", "env", "grep", "head", "ls", "make", "mkdi
 #: What the temporary directory is called in the documents.
 SHOWN_DIRECTORY = "/home/me/pkvm_emu"
 _TIMEOUT_SECONDS = 120
+_COMMAND, _PROMPT = "$ ", "/ # "
+#: Printed by the shell between what two typed lines print.
+_BETWEEN = "---- next line ----"
+_SEPARATE = f"echo '{_BETWEEN}'\n"
 _NEVER_SHOWN = ("Traceback (most recent call last)", "internal error", "command not found")
 _FENCE = re.compile(r"^(?P<fence>`{3,})(?P<info>[^`]*)$")
 _KDIR = re.compile(r"kdir-[0-9a-f]{12}")
@@ -116,7 +121,7 @@ class Sandbox:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def run(self, command: Sequence[str], must_succeed: bool = False) -> str:
+    def run(self, command: Sequence[str], must_succeed: bool = False, typed: str = "") -> str:
         """What ``command`` prints, both streams, with the temporary directory renamed.
 
         Raises:
@@ -126,7 +131,7 @@ class Sandbox:
             command,
             cwd=self.directory,
             env=self.environment,
-            stdin=subprocess.DEVNULL,
+            input=typed,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -148,11 +153,19 @@ def sandbox() -> Iterator[Sandbox]:
 def run_console(block: Block, place: Sandbox) -> list[str]:
     """The block's lines as they should be now."""
     lines: list[str] = []
-    for line in block.lines:
-        if line.startswith("$ "):
-            lines.append(line)
-            lines += place.run(["bash", "-c", line[2:]]).rstrip("\n").split("\n")
-    return [line.rstrip() for line in lines if line or lines]
+    for index, line in enumerate(block.lines):
+        if line.startswith(_COMMAND):
+            later = block.lines[index + 1 :]
+            end = next((n for n, other in enumerate(later) if other.startswith(_COMMAND)), len(later))
+            typed = [other for other in later[:end] if other.startswith(_PROMPT)]
+            script = "".join(f"{_SEPARATE}{other.removeprefix(_PROMPT)}\n" for other in typed)
+            parts = place.run(["bash", "-c", line.removeprefix(_COMMAND)], typed=script).split(f"{_BETWEEN}\n")
+            if len(parts) != 1 + len(typed):
+                raise ExampleError(f"{line}\nends before all of its lines are typed:\n{parts[-1]}")
+            for shown, output in zip([line, *typed], parts, strict=True):
+                lines.append(shown)
+                lines += [text.rstrip() for text in output.rstrip("\n").split("\n")] if output.strip() else []
+    return lines
 
 
 def refreshed(text: str) -> str:
@@ -163,7 +176,7 @@ def refreshed(text: str) -> str:
     with sandbox() as place:
         for index, block in enumerate(found):
             if block.is_console:
-                edits.append((block.start + 1, block.end, _without_empty_tail(run_console(block, place))))
+                edits.append((block.start + 1, block.end, run_console(block, place)))
             elif block.is_script:
                 script = place.directory / "example.py"
                 script.write_text("\n".join(block.lines) + "\n")
@@ -188,15 +201,6 @@ def difference(path: Path) -> str:
     return "\n".join(
         difflib.unified_diff(text.split("\n"), new.split("\n"), name, f"{name} (as run)", lineterm="", n=2)
     )
-
-
-def _without_empty_tail(lines: list[str]) -> list[str]:
-    # A command that prints nothing leaves one empty line behind it.
-    result: list[str] = []
-    for index, line in enumerate(lines):
-        if line or not (index and lines[index - 1].startswith("$ ")):
-            result.append(line)
-    return result
 
 
 def _quote(path: str) -> str:

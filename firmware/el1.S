@@ -123,6 +123,11 @@ user_store32:   str     w1, [x0]
 user_store64:   str     x1, [x0]
                 svc     #0
 user_done:      svc     #0
+// Where a CPU that PSCI started comes to EL1: by physical address, with the MMU off, x0 as the starter gave it.
+secondary_entry:
+        hvc     #0x8000
+        b       secondary_entry
+
         .balign 8
 return_to_python:
         hvc     #0xffff

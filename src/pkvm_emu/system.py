@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.generation import Generation, generation
+from pkvm_emu.devices.standard import StandardDevices
 from pkvm_emu.elf.detect import detect_generation_name
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.errors import ModuleError, UsageError
@@ -26,7 +27,7 @@ from pkvm_emu.hyp.refusals import Refusals
 from pkvm_emu.kernel import announce, layout
 from pkvm_emu.kernel.boot import BootReport, boot_protected_modules, load_without_protection
 from pkvm_emu.kernel.command_line import CommandLine
-from pkvm_emu.kernel.fs import FileSystem
+from pkvm_emu.kernel.console import touch_uart
 from pkvm_emu.kernel.hyp_panic import HypPanicHandler
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.modules import LoadedModule
@@ -38,10 +39,13 @@ from pkvm_emu.results import HvcResult
 from pkvm_emu.symbolize import Symbolizer
 
 if TYPE_CHECKING:
+    from pkvm_emu.kernel.fs import FileSystem
     from pkvm_emu.explain import Explanations
     from pkvm_emu.vm import VirtualMachine
 
 HCALL_BASE = 0xC600_0000
+#: What stage-2 maps in one entry at level 2.
+_BLOCK = 2 << 20
 ModuleSource = str | Path | ModuleFile
 
 
@@ -74,6 +78,7 @@ class System:
         hyp: EL2.
         modules: loaded modules by name.
         pages: who owns which page.
+        devices: the UART and the clock of the board.
         host: accesses, hypercalls and SMCs of a host that attacks.
         boot_report: what happened to each protected module.
     """
@@ -81,6 +86,7 @@ class System:
     def __init__(self, gen: Generation, command_line: CommandLine, profile: MachineProfile) -> None:
         register_hyp()
         self.machine = Machine(profile)
+        self.devices = StandardDevices(self.machine)
         self.kernel = Kernel(self.machine, gen, command_line)
         memory = self.kernel.memory
         self.hyp = Hypervisor(
@@ -141,6 +147,8 @@ class System:
     @property
     def fs(self) -> FileSystem:
         """The kernel's files: ``/proc``, ``/sys``, ``/dev``, ``/tmp``."""
+        from pkvm_emu.kernel.fs import FileSystem
+
         return self.kernel.part(FileSystem)
 
     def explain(self, last: int | None = 1) -> Explanations:
@@ -299,6 +307,8 @@ def run_boot(
     if deprivilege and system.kernel.protected:
         announce.before_deprivilege(system.kernel)
         system.kernel.deprivilege()
+        touch_uart(system.kernel)
+    system.kernel.pages.leave(_BLOCK)
 
 
 __all__ = ["ModuleError", "Modules", "System", "boot", "choose_generation", "read_module", "run_boot"]

@@ -15,12 +15,8 @@ from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.system import System, run_boot
 
 HERE = Path(__file__).parent
-#: hVHE, LPA2, PAuth, no FGT; 1 GiB of RAM at 0x40000000.
-RECORDED = MachineProfile(lpa2=True)
-UART, RTC = 0x0900_0000, 0x0901_0000
-#: The id registers of a PL031 from 0xfe0 on.
-RTC_IDS = (0x31, 0x10, 0x04, 0x00, 0x0D, 0xF0, 0x05, 0xB1)
-_ID_OFFSET = 0xFE0
+#: hVHE, LPA2, PAuth, no FGT; 1 GiB of RAM at 0x40000000; PL011 and PL031: the machine of the recordings is the default one.
+RECORDED = MachineProfile()
 
 
 @pytest.fixture(scope="session")
@@ -47,40 +43,14 @@ Boot = Callable[..., System]
 
 @pytest.fixture(scope="session")
 def boot(module: Callable[[str], ModuleFile]) -> Boot:
-    """Boots a module on the board of the recordings: a PL011 that the host has touched, a PL031 that it has not.
-
-    ``boot(cmdline)`` goes on to deprivilege the host, as the recorded boots did.
-    """
+    """``boot(cmdline, *modules)`` boots and deprivileges the host, as the recorded boots did."""
 
     def run(cmdline: str = "", *modules: str, profile: MachineProfile = RECORDED) -> System:
         system = System(generation("android16-6.12"), CommandLine(cmdline), profile)
-        engine = system.machine.engine
-        engine.map_mmio(UART, 0x1000, lambda offset, size: 0, lambda offset, size, value: None)
-        engine.map_mmio(RTC, 0x1000, _read_rtc, lambda offset, size, value: None)
         run_boot(system, [module(name) for name in modules or ("ops_test",)])
-        console = system.kernel.memory.reserve_vmalloc_area(0x1000)
-        system.kernel.memory.map(console, UART, 0x1000, "device")
-        system.kernel.access("host_store32", console, ord("!"))
-        _leave_block(system)
         return system
 
     return run
-
-
-def _leave_block(system: System) -> None:
-    """Use up the 2 MiB block that the module lies in, as everything that a real boot allocates does.
-
-    A block without pages of the hypervisor is mapped as a block, and that shows in the leaf entries.
-    """
-    pages = system.kernel.pages
-    first = pa = pages.alloc()
-    while pa >> 21 == first >> 21:
-        pa = pages.alloc()
-
-
-def _read_rtc(offset: int, size: int) -> int:
-    index, rest = divmod(offset - _ID_OFFSET, 4)
-    return RTC_IDS[index] if 0 <= index < len(RTC_IDS) and not rest else 0
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,12 @@ def test_the_runner_notices_output_that_differs(tmp_path: Path) -> None:
     assert examples.refreshed(right.replace("two\n```", "three\n```")) == right
 
 
+def test_the_runner_types_into_a_command() -> None:
+    typed = "```console\n$ sh\n/ # echo one\none\n/ # false\n/ # echo $((1 + 1)) >&2\n2\n$ echo\n$ echo end\nend\n```\n"
+    assert examples.refreshed(typed) == typed
+    assert examples.refreshed(typed.replace("\none\n", "\nfour\n")) == typed
+
+
 def test_the_runner_refuses_a_script_that_fails() -> None:
     with pytest.raises(examples.ExampleError):
         examples.refreshed("```python example\nraise SystemExit(3)\n```\n")

@@ -195,12 +195,12 @@ def test_device_registers_are_reached_through_a_mapping_of_the_moment(c_module, 
     newest = boot(16, [c_module(el2=WATCHER, name="watcher", generation=GENERATIONS[-1])])
     seen = []
     newest.machine.engine.map_mmio(
-        0x0900_0000, 0x1000, lambda offset, size: 0x90 + offset, lambda *args: seen.append(args)
+        0x0C00_0000, 0x1000, lambda offset, size: 0x90 + offset, lambda *args: seen.append(args)
     )
-    assert newest.host.read(0x0900_0004, 4, el=el).value == 0x94
-    assert newest.host.write(0x0900_0008, 0x33, 1, el=el).ok
+    assert newest.host.read(0x0C00_0004, 4, el=el).value == 0x94
+    assert newest.host.write(0x0C00_0008, 0x33, 1, el=el).ok
     assert seen == [(8, 1, 0x33)]
-    assert newest.host.execute(0x0900_0000, el=el).fault.status == "permission"
+    assert newest.host.execute(0x0C00_0000, el=el).fault.status == "permission"
 
 
 def test_an_address_with_nothing_behind_it_is_an_external_abort_and_the_host_goes_on(newest):
@@ -254,7 +254,8 @@ def test_accesses_work_without_hvhe_and_pauth(c_module):
         assert system.host.read(PAGE + 0x1000, el=el).ok
 
 
-def test_restoring_a_snapshot_undoes_what_the_attacker_did(newest):
+def test_restoring_a_snapshot_undoes_what_the_attacker_did():
+    newest = boot(16, profile=MachineProfile(ram_size=256 << 20))
     before = newest.snapshot()
     digest = newest.machine.digest()
     newest.host.write(PAGE, 1)

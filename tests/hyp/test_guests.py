@@ -239,6 +239,7 @@ def test_the_guest_shares_its_page_with_the_host_and_takes_it_back(system):
     assert vm.share(IPA) == 1
     assert vm.state(IPA) == "SHARED_OWNED"
     assert system.host.read(PAGE).value == 0xABC
+    assert system.pages.at(PAGE).owner.name == "GUEST"
     assert system.host.write(PAGE, 0xDEF).ok
     assert vm.read(IPA).value == 0xDEF
     assert ask(system, DONATE_HYP, PAGE >> 12) == EPERM
@@ -493,7 +494,8 @@ def test_vms_come_after_the_boot(c_module):
         system.create_vm()
 
 
-def test_a_snapshot_brings_a_vm_back(newest):
+def test_a_snapshot_brings_a_vm_back():
+    newest = boot(16, profile=MachineProfile(ram_size=256 << 20))
     vm = newest.create_vm()
     vm.donate(PAGE, IPA)
     vm.write(IPA, 1)

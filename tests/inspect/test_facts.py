@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from module_halves import ADDER, LOADER
 
+from pkvm_emu.build.builder import build_module
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.inspect.inspection import Inspection, inspect_module
 
@@ -219,8 +220,12 @@ def test_a_symbol_that_another_given_module_exports_is_given_by_it(c_module: Mak
     assert [row.name for row in inspected(exporter).exports] == ["vendor_api"]
 
 
-def test_trace_events_of_the_sample_are_listed(pkvm_driver: Callable[[str], Path]) -> None:
-    tracing = inspected(pkvm_driver("16")).tracing
-    assert [event.name for event in tracing.events] == ["pkvm_driver_event"]
-    assert tracing.events[0].fields
-    assert inspected(pkvm_driver("14")).tracing.events == []
+def test_declared_trace_events_are_listed(tmp_path: Path, pkvm_driver: Callable[[str], Path]) -> None:
+    tree = Path(__file__).parents[1] / "conformance" / "modules" / "pkvm_driver"
+    tracing = inspected(build_module(tree, tmp_path / "driver.ko", "16").path).tracing
+    (event,) = tracing.events
+    assert event.name == "pkvm_driver_event"
+    assert event.print_fmt
+    assert [field.name for field in event.fields]
+    assert tracing.printk_formats
+    assert inspected(pkvm_driver("16")).tracing.events == []

@@ -210,3 +210,13 @@ def test_a_memory_file_is_an_array_of_bytes(system: System, writes: list[tuple[i
         model[offset : offset + len(data)] = data
     assert file.content == bytes(model)
     assert file.size == len(model)
+
+
+def test_going_back_to_before_the_first_look_leaves_no_open_file(booted: tuple[System, Snapshot]) -> None:
+    system, snapshot = booted
+    system.restore(snapshot)
+    handle = system.fs.open("/proc/version")
+    system.restore(snapshot)
+    assert handle.read() == -9
+    handle.close()
+    assert system.fs.read("/proc/version").startswith("Linux")

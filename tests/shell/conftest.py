@@ -44,6 +44,8 @@ def system(booted: tuple[System, Snapshot, ModuleFile]) -> Iterator[System]:
 
 
 @pytest.fixture
-def sh(system: System, booted: tuple[System, Snapshot, ModuleFile]) -> ShellRunner:
+def sh(system: System, booted: tuple[System, Snapshot, ModuleFile]) -> Iterator[ShellRunner]:
     """Runs scripts and keeps what they print."""
-    return ShellRunner(system, booted[2])
+    runner = ShellRunner(system, booted[2])
+    yield runner
+    runner.session.close()

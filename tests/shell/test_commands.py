@@ -126,6 +126,9 @@ def test_module_commands_say_what_failed(sh: ShellRunner) -> None:
     assert sh.err == "rmmod: ERROR: Module nope is not currently loaded\n"
     assert sh("insmod /none.ko") == 1
     assert sh.err.startswith("insmod: /none.ko: cannot be read")
+    sh("echo junk > /tmp/junk.ko")
+    assert sh("insmod /tmp/junk.ko") == 1
+    assert sh.err.startswith("insmod: junk.ko: ")
 
 
 def test_pages_prints_the_owner(sh: ShellRunner) -> None:

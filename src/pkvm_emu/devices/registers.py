@@ -64,12 +64,12 @@ class RegisterFile(State):
         self.log: StateList[Access] = StateList(machine.journal, "devices.registers.log")
 
     def map(self, start: int, size: int) -> None:
-        """Put registers at a physical range, as far as there is neither RAM nor a register file yet."""
+        """Put registers at a physical range, as far as there is neither RAM nor a device yet."""
         if not 0 < size <= WINDOW_LIMIT or start + size > _PHYSICAL_LIMIT:
             return
         ram = self._machine.ram
         first, last = start & -PAGE_SIZE, -(-(start + size) // PAGE_SIZE) * PAGE_SIZE
-        for low, high in _gaps(first, last, sorted([*self._mapped, (ram.base, ram.end)])):
+        for low, high in _gaps(first, last, sorted([*self._machine.engine.mmio_windows, (ram.base, ram.end)])):
             self._machine.engine.map_mmio(
                 low,
                 high - low,

@@ -1,7 +1,8 @@
-"""Assembling the firmware with keystone: a developer's tool, run when ``firmware/*.S`` changes.
+"""Assembling the firmware with keystone: a developer's tool, run when ``firmware/`` changes.
 
 ``python -m pkvm_emu.firmware.assemble firmware/ src/pkvm_emu/firmware/images`` writes one JSON file an image (words and
 symbols); the package ships those, so that hosts without keystone run the same words. A test assembles again and compares.
+Each ``firmware/NAME.S`` is an image; one with several subjects includes its parts from ``firmware/NAME/``, in the order they lie in.
 
 Keystone knows few system register names, no CFI and no way to ask for symbols: MRS and MSR are encoded from our own table,
 and the value of each label is read from a table of ``.quad label`` appended to the source.
@@ -21,6 +22,23 @@ _MRS = re.compile(r"\bmrs\s+x(\d+)\s*,\s*([A-Za-z0-9_]+)", re.IGNORECASE)
 _MSR = re.compile(r"\bmsr\s+([A-Za-z0-9_]+)\s*,\s*x(\d+)", re.IGNORECASE)
 _LABEL = re.compile(r"^([A-Za-z_]\w*):", re.MULTILINE)
 _COMMENT = re.compile(r"//.*$", re.MULTILINE)
+_INCLUDE = re.compile(r'^\s*\.include\s+"([^"]+)"[ \t]*$', re.MULTILINE)
+
+
+def read_source(path: Path) -> str:
+    """The text of an image's source, with the files that it includes (by paths relative to its own) in their places.
+
+    Raises:
+        EmulatorError: an included file is not there.
+    """
+
+    def included(match: re.Match[str]) -> str:
+        part = path.parent / match[1]
+        if not part.is_file():
+            raise EmulatorError(f"{path} includes {match[1]}, which is not there")
+        return read_source(part)
+
+    return _INCLUDE.sub(included, path.read_text())
 
 
 def assemble(source: str) -> tuple[bytes, dict[str, int]]:
@@ -117,7 +135,7 @@ def main(arguments: list[str]) -> None:
     """``assemble SOURCE_DIR IMAGE_DIR``: assemble each ``*.S`` into a JSON image."""
     sources, images = (Path(a) for a in arguments)
     for path in sorted(sources.glob("*.S")):
-        code, symbols = assemble(path.read_text())
+        code, symbols = assemble(read_source(path))
         words = [f"{int.from_bytes(code[i : i + 4], 'little'):08x}" for i in range(0, len(code), 4)]
         image = {"symbols": symbols, "size": len(code), "words": " ".join(words)}
         (images / f"{path.stem}.json").write_text(json.dumps(image, indent=1) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pkvm_emu.abi.generation import GENERATIONS
-from pkvm_emu.arch.insn import b, hvc, ret
+from pkvm_emu.arch.insn import BTI_C, b, hvc, ret
 from pkvm_emu.errors import EmulatorError
 from pkvm_emu.hyp import registry
 from pkvm_emu.hyp.errors import UnservedOp
@@ -36,7 +36,7 @@ _LDUR, _LDUR_MASK = 0xB85F_C000, 0xFFFF_FC00
 class OpTable:
     """The ops of one generation.
 
-    A stub is 16 bytes: the kCFI type id of the op's prototype, ``hvc``, ``ret``, padding; the member points at the ``hvc``. A slot
+    A stub is 16 bytes: the kCFI type id of the op's prototype, ``bti c``, ``hvc``, ``ret``; the member points at the ``bti``. A slot
     that the generation does not have holds 0, as on the device.
 
     Args:
@@ -61,14 +61,15 @@ class OpTable:
             raise EmulatorError("struct pkvm_module_ops has more members than there is room for stubs")
         for index, slot in enumerate(slots):
             stub_pa = self._stubs_pa + index * STUB_SIZE
-            ram.write_u32(stub_pa + 4, hvc(SERVICE_IMMEDIATE))
+            ram.write_u32(stub_pa + 4, BTI_C)
+            ram.write_u32(stub_pa + 8, hvc(SERVICE_IMMEDIATE))
             address = hyp.stage1.va_of(stub_pa) + 4
             label = FIRMWARE_OPS.get(slot.name)
-            after = ret() if label is None else b(address + 4, hyp.entry(label))
-            ram.write_u32(stub_pa + 8, after)
+            after = ret() if label is None else b(address + 8, hyp.entry(label))
+            ram.write_u32(stub_pa + 12, after)
             ram.write_u64(self._table_pa + slot.offset, address)
             self.stubs[slot.name] = address
-            hyp.machine.core.add_service(address, self._service(slot.name))
+            hyp.machine.core.add_service(address + 4, self._service(slot.name))
 
     def plant_kcfi(self, flavour: str) -> None:
         """Write the type ids of ``flavour`` in front of the stubs (zeros for ``none``)."""

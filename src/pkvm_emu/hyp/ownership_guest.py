@@ -66,6 +66,13 @@ def guest_state(descriptor: int) -> int:
 class GuestPages(OwnershipState):
     """Transitions between the host and guests."""
 
+    def owner_of(self, pa: int) -> Component:
+        """Who owns the page at ``pa``; a page that a guest shares with the host is the guest's."""
+        owner = super().owner_of(pa)
+        if owner is Component.HOST and self.host_state(pa) & ~RESTRICTED_PROT == SHARED_BORROWED:
+            return Component.GUEST
+        return owner
+
     # -- the host's ---------------------------------------------------------------------------------------------------
 
     def host_donate_guest(self, guest: GuestTable, pfn: int, gfn: int, pages: int, origin: str = "") -> int:

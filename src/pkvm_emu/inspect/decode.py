@@ -82,7 +82,8 @@ def _immediate(word: int) -> Insn:
         mask = 0xFFFF_FFFF_FFFF_FFFF if is64 else 0xFFFF_FFFF
         return (CONST, _dst(rd), value & mask if opcode == 2 else ~value & mask)
     if word & 0x7F800000 == 0x53000000:  # UBFM: LSL, LSR, UBFX
-        return (FOLD, _dst(rd), _src(rn), word)
+        is_reserved = not is64 and word & 0x00608000
+        return (CLOBBER, _dst(rd)) if is_reserved else (FOLD, _dst(rd), _src(rn), word)
     return (CLOBBER, _dst(rd))
 
 

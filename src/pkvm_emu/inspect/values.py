@@ -108,9 +108,10 @@ def add(left: Value, right: Value, is_address: Callable[[int], bool]) -> Value:
         return plus(left, right)
     if isinstance(left, int) and not is_address(left):
         return plus(right, left)
-    for one, other in ((left, right), (right, left)):
-        if isinstance(one, frozenset):
-            return None if isinstance(other, frozenset) else _each(one, lambda atom: add(atom, other, is_address))
+    if isinstance(left, frozenset):
+        return None if isinstance(right, frozenset) else _each(left, lambda atom: add(atom, right, is_address))
+    if isinstance(right, frozenset):
+        return _each(right, lambda atom: add(left, atom, is_address))
     for one, other in ((left, right), (right, left)):
         if isinstance(one, int) and (other is None or isinstance(other, tuple)):
             return ("u", one)

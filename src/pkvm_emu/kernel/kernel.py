@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pkvm_emu.abi.generation import Generation
 from pkvm_emu.errors import EmulatorError
 from pkvm_emu.firmware import image as firmware
-from pkvm_emu.kernel import layout, registry
+from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.address_space import KernelAddressSpace
 from pkvm_emu.kernel.command_line import CommandLine
 from pkvm_emu.kernel.faults import FaultHandler

@@ -15,7 +15,7 @@ class PageAllocator(State):
     """Free RAM from ``start`` to ``end``.
 
     Blocks come from freed ones first (the last freed of that order), then from untouched memory in ascending order, so
-    the addresses a run sees are the same every time. Sizes are remembered: freeing with a wrong order is an error that
+    the addresses a run sees are the same every time; after :meth:`leave` what lies below comes last. Sizes are remembered: freeing with a wrong order is an error that
     names the address, as it would corrupt a real kernel.
 
     Args:
@@ -32,27 +32,34 @@ class PageAllocator(State):
         self.next_fresh = start
         self._orders: StateDict[int, int] = StateDict(journal, "kernel.pages.orders")
         self._free: StateDict[int, tuple[int, ...]] = StateDict(journal, "kernel.pages.free")
+        #: Free blocks below ``floor``, for when nothing else is left.
+        self._below: StateDict[int, tuple[int, ...]] = StateDict(journal, "kernel.pages.below")
+        self.floor = start
 
     def alloc_pages(self, order: int, zero: bool = False) -> int | None:
         """PA of a block of ``2**order`` pages, or None when memory is short or the order too large."""
         if not 0 <= order <= MAX_ORDER:
             return None
         size = PAGE_SIZE << order
-        freed = self._free.get(order, ())
-        if freed:
-            pa = freed[-1]
-            self._free[order] = freed[:-1]
-        else:
-            pa = -(-self.next_fresh // size) * size
-            if pa + size > self._end:
-                return None
-            # What alignment skips stays usable for smaller orders.
-            self._return_gap(self.next_fresh, pa)
-            self.next_fresh = pa + size
-        self._orders[pa] = order
+        found = _pop(self._free, order) or self._fresh(size) or _pop(self._below, order)
+        if found is None:
+            return None
+        self._orders[found] = order
         if zero:
-            self._ram.fill(pa, size)
-        return pa
+            self._ram.fill(found, size)
+        return found
+
+    def leave(self, size: int) -> None:
+        """Go on at the next multiple of ``size`` bytes; everything free below it is used last.
+
+        What a kernel allocates once it is up lies far from what it allocated while it booted.
+        """
+        floor = min(-(-self.next_fresh // size) * size, self._end)
+        for order, blocks in self._free.items():
+            self._below[order] = (*self._below.get(order, ()), *blocks)
+        self._free.clear()
+        self._return_gap(self.next_fresh, floor, self._below)
+        self.next_fresh = self.floor = floor
 
     def free_pages(self, pa: int, order: int) -> None:
         """Give a block back.
@@ -65,7 +72,8 @@ class PageAllocator(State):
             what = "was not allocated" if known is None else f"was allocated with order {known}"
             raise ModuleError(f"free_pages of {pa:#x} with order {order}: the block {what}")
         del self._orders[pa]
-        self._free[order] = (*self._free.get(order, ()), pa)
+        lists = self._below if pa < self.floor else self._free
+        lists[order] = (*lists.get(order, ()), pa)
 
     def split(self, pa: int) -> None:
         """``split_page``: an allocated block becomes single pages that are freed one by one."""
@@ -88,10 +96,28 @@ class PageAllocator(State):
         """Give a page-table page back."""
         self.free_pages(pa, 0)
 
-    def _return_gap(self, start: int, end: int) -> None:
+    def _fresh(self, size: int) -> int | None:
+        pa = -(-self.next_fresh // size) * size
+        if pa + size > self._end:
+            return None
+        # What alignment skips stays usable for smaller orders.
+        self._return_gap(self.next_fresh, pa, self._free)
+        self.next_fresh = pa + size
+        return pa
+
+    @staticmethod
+    def _return_gap(start: int, end: int, lists: StateDict[int, tuple[int, ...]]) -> None:
         while start < end:
             order = 0
             while order < MAX_ORDER and start % (PAGE_SIZE << (order + 1)) == 0 and start + (PAGE_SIZE << (order + 1)) <= end:
                 order += 1
-            self._free[order] = (start, *self._free.get(order, ()))
+            lists[order] = (start, *lists.get(order, ()))
             start += PAGE_SIZE << order
+
+
+def _pop(lists: StateDict[int, tuple[int, ...]], order: int) -> int | None:
+    blocks = lists.get(order, ())
+    if not blocks:
+        return None
+    lists[order] = blocks[:-1]
+    return blocks[-1]

@@ -128,6 +128,8 @@ class Engine:
         uc.mem_map_ptr(ram.base, ram.size, uc_const.UC_PROT_ALL, ram.host_address)
         self.handle = uc._uch
         self._hooks: dict[int, Any] = {}
+        #: The physical windows of devices, ``(first, end)`` each.
+        self.mmio_windows: list[tuple[int, int]] = []
         # Non-secure, EL2 64-bit, HVC enabled, pointer authentication not trapped to EL3.
         self.write_sysreg("SCR_EL3", 0x30531)
         # EL1 must be AArch64 before anything else: QEMU forms AArch32 fault codes otherwise.
@@ -296,6 +298,7 @@ class Engine:
 
         A 64-bit access arrives as two of 32 bits; the PC is not exact inside the callbacks.
         """
+        self.mmio_windows.append((base, base + size))
         self._uc.mmio_map(
             base,
             size,

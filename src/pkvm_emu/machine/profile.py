@@ -1,4 +1,4 @@
-"""What the emulated machine is: CPU features, CPUs, RAM. The default is a recent phone's CPU on a plain board."""
+"""What the emulated machine is: CPU features, CPUs, RAM. The default is a recent phone's CPU with FEAT_LPA2 on a plain board."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class MachineProfile:
 
     Attributes:
         hvhe: EL2 runs with HCR_EL2.E2H set and TCR_EL2 in the EL1 layout, as pKVM does on CPUs with VHE; False: nVHE.
-        lpa2: stage-2 leaf entries leave the shareability field out, as pKVM writes them where FEAT_LPA2 exists.
+        lpa2: stage-2 leaf entries leave the shareability field out, as pKVM of android16 writes them where FEAT_LPA2
+            exists; earlier generations do not use it. Shipping phones have none: False shows entries as they are there.
         pauth: pointer authentication is enabled at both levels.
         fgt: HFGWTR_EL2 exists.
         lse: the LSE alternatives of modules are applied.
@@ -27,7 +28,7 @@ class MachineProfile:
     """
 
     hvhe: bool = True
-    lpa2: bool = False
+    lpa2: bool = True
     pauth: bool = True
     fgt: bool = False
     lse: bool = True
@@ -41,7 +42,7 @@ class MachineProfile:
     def parse(cls, text: str) -> MachineProfile:
         """A profile from ``feature,nofeature,...``: names switch a feature on, ``no`` before a name off.
 
-        >>> MachineProfile.parse("nohvhe,lpa2").hvhe
+        >>> MachineProfile.parse("nohvhe,nolpa2").hvhe
         False
 
         Raises:

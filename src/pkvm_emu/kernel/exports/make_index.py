@@ -12,8 +12,9 @@ def index() -> dict[str, list[str]]:
     """Served symbols by file, both in alphabetical order."""
     exports.register_all()
     found: dict[str, list[str]] = {name: [] for name in exports.subsystems()}
-    for symbol, function in {**registry.FUNCTIONS, **registry.VARIABLES}.items():
-        source = function.function if isinstance(function, registry.KernelFunction) else function.initial
+    sources = {symbol: served.function for symbol, served in registry.FUNCTIONS.items()}
+    sources |= {symbol: served.initial for symbol, served in registry.VARIABLES.items()}
+    for symbol, source in sources.items():
         package, _, name = source.__module__.rpartition(".")
         if package == exports.__name__:
             found[name].append(symbol)

@@ -187,7 +187,9 @@ class FileSystem(State):
 
     def is_open(self, handle: OpenFile) -> bool:
         """Whether ``handle`` is an open file of this state of the system."""
-        return self.open_files.get(handle.number) is handle
+        # Going back to before the first look at any file unmakes all of this object's state.
+        handles: StateDict[int, OpenFile] | None = self.__dict__.get("open_files")
+        return handles is not None and handles.get(handle.number) is handle
 
     def forget(self, handle: OpenFile) -> None:
         """Drop a closed file."""
