@@ -34,6 +34,7 @@ PYTHON = (
     ("pkvm_emu.pages", "Pages"),
     ("pkvm_emu.host", "Host", "HostAccess", "HostFault"),
     ("pkvm_emu.explain", "Explanations", "Explanation"),
+    ("pkvm_emu.vm", "VirtualMachine", "GuestAccess", "GuestCallResult"),
     ("pkvm_emu.hyp.ownership_log", "PageInfo", "PageEvent", "Refusal"),
     ("pkvm_emu.kernel.modules", "LoadedModule", "ModuleLoadError"),
     ("pkvm_emu.kernel.boot", "BootReport", "ModuleOutcome"),

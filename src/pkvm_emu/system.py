@@ -39,8 +39,8 @@ from pkvm_emu.results import HvcResult
 from pkvm_emu.symbolize import Symbolizer
 
 if TYPE_CHECKING:
-    from pkvm_emu.kernel.fs import FileSystem
     from pkvm_emu.explain import Explanations
+    from pkvm_emu.kernel.fs import FileSystem
     from pkvm_emu.vm import VirtualMachine
 
 HCALL_BASE = 0xC600_0000
@@ -104,7 +104,7 @@ class System:
         self.pages = Pages(self.hyp)
         self.host = Host(self)
         self.hyp.part(Refusals).attach()
-        self.boot_report = BootReport()
+        self.boot_report = BootReport(self.machine.journal)
         self.hyp.panic.set_reporter(HypPanicHandler(self.kernel, self.hyp.stage1.linear_offset).report)
         self.machine.core.add_exit(self.kernel.entry("return_to_python"), 1)
         # The boot CPU comes last, so that it is the one that is left on the engine.

@@ -168,41 +168,7 @@ class Hypervisor(State):
         found: P = self._parts[kind]
         return found
 
-    @property
-    def cpu(self) -> HypCpu:
-        """EL2's memory of the current CPU."""
-        return self._cpus[self._machine.current.index]
-
-    @property
-    def host_context(self) -> HostContext:
-        """The saved registers of the host on the current CPU."""
-        return HostContext(self._machine.ram, self.cpu.context_pa)
-
     # Set-up
-
-    def _make_cpu(self, index: int) -> HypCpu:
-        # Aligned to twice its size, so that one address bit tells the stack from the guard below it.
-        base = -(-self.private_cursor // (2 * layout.STACK_SIZE)) * 2 * layout.STACK_SIZE + layout.STACK_SIZE
-        self.private_cursor = base + layout.STACK_SIZE
-        self._stage1.map(base, layout.STACK_SIZE, self._own_pages(1), PAGE_HYP)
-        overflow_pa, context_pa = self._own_pages(0), self._own_pages(0)
-        hyp_cpu.write_keys(self._machine.ram, context_pa + layout.HYP_KEYS_OFFSET, seed=0xE12 + index)
-        self.hcr[index] = hyp_cpu.hcr_for(self._machine.profile)
-        self.hfgwtr[index] = hyp_cpu.HFGWTR_HOST if self._machine.profile.fgt else 0
-        return HypCpu(
-            index=index,
-            context_pa=context_pa,
-            context_va=self._stage1.va_of(context_pa),
-            stack_top=base + layout.STACK_SIZE,
-            stack_base=base,
-            overflow_top=self._stage1.va_of(overflow_pa + layout.OVERFLOW_STACK_SIZE),
-        )
-
-    def _own_pages(self, order: int) -> int:
-        pa = self._pool.try_alloc(order)
-        if pa is None:
-            raise EmulatorError("the memory reserved for the hypervisor is too small for its stacks")
-        return pa
 
     def _configure_firmware(self) -> None:
         generation = self._generation
@@ -232,16 +198,6 @@ class Hypervisor(State):
         ):
             self.write_word32(label, self._generation.callbacks[kind].kcfi(flavour) or 0)
 
-    def start_cpu(self, index: int) -> None:
-        """Set the EL2 registers of the CPU that is on the engine."""
-        hyp_cpu.set_system_registers(
-            self._machine.engine,
-            self._machine.profile,
-            self._cpus[index],
-            self.entry("hyp_vectors"),
-            self._stage1.root,
-        )
-
     def add_firmware_service(
         self,
         label: str,
@@ -262,116 +218,6 @@ class Hypervisor(State):
         """
         registers = [*args, *[0] * (9 - len(args)), function, *[0] * 6, kcfi]
         return self._machine.core.call(self.entry("fw_call_module"), *registers)[0]
-
-    # Firmware data
-
-    def entry(self, label: str) -> int:
-        """Hyp VA of a label of the EL2 firmware."""
-        return self._stage1.va_of(self._image_pa + self._firmware.symbols[label])
-
-    def data_pa(self, label: str) -> int:
-        """PA of a data label of the EL2 firmware."""
-        return self._image_pa + self._firmware.symbols[label]
-
-    def read_word(self, label: str) -> int:
-        """A 64-bit word of the firmware's data."""
-        return self._machine.ram.read_u64(self.data_pa(label))
-
-    def write_word(self, label: str, value: int) -> None:
-        """Set a 64-bit word of the firmware's data."""
-        self._machine.ram.write_u64(self.data_pa(label), value)
-
-    def write_word32(self, label: str, value: int) -> None:
-        """Set a 32-bit word of the firmware's data."""
-        self._machine.ram.write_u32(self.data_pa(label), value)
-
-    def append(self, table: str, count: str, capacity: int, value: int) -> int | None:
-        """Append to a handler table of the firmware; the index, or None when it is full."""
-        index = self.read_word(count)
-        if index >= capacity:
-            return None
-        self._machine.ram.write_u64(self.data_pa(table) + 8 * index, value)
-        self.write_word(count, index + 1)
-        return index
-
-    # Memory as EL2 sees it
-
-    def to_pa(self, va: int) -> int | None:
-        """Physical address of a hyp VA, or None where EL2 has no mapping."""
-        leaf = self._stage1.leaf(va)
-        return leaf.pa if leaf is not None and leaf.valid else None
-
-    def read(self, va: int, size: int) -> bytes | None:
-        """``size`` bytes at a hyp VA; None where some of it is not mapped."""
-        out = bytearray()
-        while size:
-            chunk = min(size, PAGE_SIZE - va % PAGE_SIZE)
-            pa = self.to_pa(va)
-            if pa is None or pa not in self._machine.ram:
-                return None
-            out += self._machine.ram.read(pa, chunk)
-            va += chunk
-            size -= chunk
-        return bytes(out)
-
-    def read_cstr(self, va: int, limit: int = 1 << 12) -> bytes:
-        """A string at a hyp VA, without its NUL; what is not mapped ends it."""
-        out = bytearray()
-        while len(out) < limit:
-            chunk = self.read(va, min(PAGE_SIZE - va % PAGE_SIZE, limit - len(out)))
-            if chunk is None:
-                break
-            end = chunk.find(0)
-            if end >= 0:
-                return bytes(out + chunk[:end])
-            out += chunk
-            va += len(chunk)
-        return bytes(out)
-
-    def load(self, va: int, size: int, what: str) -> bytes:
-        """``size`` bytes that the hypervisor itself reads at a hyp VA for an op.
-
-        Raises:
-            HypFault: not mapped at EL2: on the device the hypervisor faults here. ``what`` says what it wanted.
-        """
-        data = self.read(va, size)
-        if data is None:
-            raise HypFault(f"{what}: the {size} bytes at {va:#x} are not mapped at EL2", va, is_write=False)
-        return data
-
-    def load_u64(self, va: int, what: str) -> int:
-        """64 bits at a hyp VA; raises as :meth:`load`."""
-        return int.from_bytes(self.load(va, 8, what), "little")
-
-    def write(self, va: int, data: bytes, what: str = "the result of the op") -> None:
-        """Write at a hyp VA.
-
-        Raises:
-            HypFault: not mapped writable at EL2: on the device the hypervisor itself faults here.
-        """
-        done = 0
-        while done < len(data):
-            here = va + done
-            chunk = data[done : done + PAGE_SIZE - here % PAGE_SIZE]
-            leaf = self._stage1.leaf(here)
-            if (
-                leaf is None
-                or not leaf.valid
-                or leaf.pa not in self._machine.ram
-                or not (self._stage1.prot(leaf.descriptor) & PROT_W)
-            ):
-                raise HypFault(f"{what}: {here:#x} is not writable at EL2", here, is_write=True)
-            self._machine.ram.write(leaf.pa, chunk)
-            done += len(chunk)
-
-    def write_u64(self, va: int, value: int, what: str = "the result of the op") -> None:
-        """Store 64 bits at a hyp VA."""
-        self.write(va, (value & (1 << 64) - 1).to_bytes(8, "little"), what)
-
-    def read_host(self, kernel_va: int, size: int) -> bytes:
-        """``size`` bytes that the host passed by linear-map address (EL2 reads them at ``kern_hyp_va``)."""
-        pa = self._stage1.pa_of(layout.kern_hyp_va(kernel_va))
-        return self._machine.ram.read(pa, size)
 
     def caller(self) -> str:
         """Who calls the op that is being served: its return address, for page histories."""
@@ -396,20 +242,6 @@ class Hypervisor(State):
             return None
         self.private_cursor = base + size
         return base
-
-    # Deprivilege
-
-    @property
-    def stage2_enabled(self) -> bool:
-        """Whether the host's stage-2 is on for the current CPU."""
-        return bool(self.hcr[self._machine.current.index] & hyp_cpu.HCR_VM)
-
-    def finalise_cpu(self) -> None:
-        """Enable the host's stage-2 on the current CPU (``__pkvm_prot_finalize``)."""
-        index = self._machine.current.index
-        hyp_cpu.enable_stage2(self._machine.engine, self._host.table.root)
-        self.hcr[index] = self.hcr[index] | hyp_cpu.HCR_VM
-
 
 def register_all() -> None:
     """Import every op and hypercall, so that the registries are filled."""

@@ -6,18 +6,19 @@ Source: ``pkvm_load_early_modules`` and ``finalize_pkvm`` in ``arch/arm64/kvm/pk
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.modules import ModuleLoadError
+from pkvm_emu.machine.state import Journal, StateList
 
 #: What a usermode helper's exit status 1 looks like in the kernel's message.
 _MODPROBE_FAILED = 256
 _ENOENT = 2
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ModuleOutcome:
     """What became of one protected module: ``loaded``, ``failed`` or ``skipped`` (after a failure), and why."""
 
@@ -27,11 +28,15 @@ class ModuleOutcome:
     errno: int = 0
 
 
-@dataclass(slots=True)
 class BootReport:
-    """The protected modules in the order of the command line."""
+    """The protected modules in the order of the command line.
 
-    outcomes: list[ModuleOutcome] = field(default_factory=list)
+    Attributes:
+        outcomes: what became of each.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self.outcomes: StateList[ModuleOutcome] = StateList(journal, "kernel.boot.outcomes")
 
     @property
     def failed(self) -> bool:

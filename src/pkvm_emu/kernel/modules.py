@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.errno import errno_name
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
 
 PAGE_SIZE = kernel_layout.PAGE_SIZE
-ENOENT, ENOMEM, EEXIST, EINVAL = 2, 12, 17, 22
+ENOENT, ENOMEM, EEXIST = 2, 12, 17
+_RO_AFTER_INIT = "ro_after_init"
 #: MRS of CNTPCT_EL0 or CNTVCT_EL0.
 _COUNTER_READ = re.compile(rb"[\x20-\x5f]\xe0\x3b\xd5", re.DOTALL)
 
@@ -64,6 +66,8 @@ class LoadedModule(State):
         self.references = 0
         self.hyp_init = 0
         self.hypercalls: StateDict[str, int] = StateDict(journal)
+        #: Blocks of pages by EL1 address: PA and order.
+        self.blocks: StateDict[int, tuple[int, int]] = StateDict(journal)
 
     @property
     def file(self) -> ModuleFile:
@@ -157,12 +161,12 @@ class ModuleLoader(State):
             raise
         module.init_result = result
         if result < 0:
-            module.status = "gone"
-            del self.modules[module.name]
+            self._forget(module)
             raise ModuleLoadError(
                 f"{file.name}: its init function returned {result} ({errno_name(result)})", result
             )
         module.status = "live"
+        self._finish(module)
         return module
 
     # Steps
@@ -186,14 +190,19 @@ class ModuleLoader(State):
         image = link(file, layout, self._resolve(file))
         self._refuse_unresolved(file, image)
         self._patch(image)
-        for region in layout.regions:
-            self._map_region(image, region)
-        return LoadedModule(kernel.machine.journal, file, image)
+        module = LoadedModule(kernel.machine.journal, file, image)
+        try:
+            for region in layout.regions:
+                self._map_region(module, region)
+        except ModuleLoadError:
+            self._release(module, layout.regions)
+            raise
+        return module
 
     def _resolve(self, file: ModuleFile):  # type: ignore[no-untyped-def]
         exporters = list(self.modules.values())
         dependencies = set(file.depends)
-        missing = [name for name in file.depends if name not in self.modules]
+        missing = [name for name in file.depends if _normal(name) not in self.modules]
         weak = {symbol.name for symbol in file.symbols if symbol.shndx == SHN_UNDEF and symbol.bind == STB_WEAK}
 
         def resolve(name: str) -> int | None:
@@ -218,7 +227,7 @@ class ModuleLoader(State):
             self._kernel.log.write(f"{file.name}: Unknown symbol {symbol.name} (err -2)", level=4)
         first = strong[0]
         where = f", used at {first.first_use.text}" if first.first_use else ""
-        waiting = [name for name in file.depends if name not in self.modules]
+        waiting = [name for name in file.depends if _normal(name) not in self.modules]
         hint = f"; load {', '.join(waiting)} first" if waiting else "; no loaded module exports it"
         raise ModuleLoadError(f"{file.name}: unknown symbol {first.name}{where} (-ENOENT){hint}", -ENOENT)
 
@@ -231,9 +240,12 @@ class ModuleLoader(State):
             if enabled is not None:
                 static_keys.apply_static_key(image, entry.key, enabled, entry.key_offset)
 
-    def _map_region(self, image: LinkedImage, region: Region) -> None:
+    def _map_region(self, module: LoadedModule, region: Region) -> None:
         kernel = self._kernel
+        image = module.image
         data = image.region_bytes(region)
+        # Its variables are set by the init function; _finish takes the right to write away.
+        prot = "rw" if region.name == _RO_AFTER_INIT else region.prot
         position = 0
         while position < region.size:
             pages = (region.size - position) // PAGE_SIZE
@@ -243,10 +255,39 @@ class ModuleLoader(State):
                 raise ModuleLoadError(f"{image.module.name}: no memory for {region.name} (-ENOMEM)", -ENOMEM)
             size = PAGE_SIZE << order
             kernel.machine.ram.write(pa, bytes(data[position : position + size]).ljust(size, b"\0"))
-            kernel.memory.map(
-                region.va + position, pa, size, region.prot, guarded=kernel.machine.profile.bti
-            )
+            module.blocks[region.va + position] = (pa, order)
+            kernel.memory.map(region.va + position, pa, size, prot, guarded=kernel.machine.profile.bti)
             position += size
+
+    def _finish(self, module: LoadedModule) -> None:
+        """After a good init: what is read-only from now on, and the memory of the init sections."""
+        for region in module.layout.regions:
+            if region.name == _RO_AFTER_INIT:
+                for va, (pa, order) in self._blocks_of(module, region):
+                    self._kernel.memory.map(va, pa, PAGE_SIZE << order, region.prot)
+        self._release(module, [region for region in module.layout.regions if region.name.startswith("init.")])
+
+    def _forget(self, module: LoadedModule) -> None:
+        """After a failed init: the module's memory is free again, but for what the hypervisor has taken."""
+        module.status = "gone"
+        del self.modules[module.name]
+        kept = module.token != 0
+        self._release(module, [r for r in module.layout.regions if not (kept and r.name.startswith(".hyp."))])
+
+    def _release(self, module: LoadedModule, regions: Iterable[Region]) -> None:
+        kernel = self._kernel
+        for region in regions:
+            for va, (pa, order) in self._blocks_of(module, region):
+                kernel.memory.unmap(va, PAGE_SIZE << order)
+                kernel.pages.free_pages(pa, order)
+                del module.blocks[va]
+        kernel.machine.core.code_epoch += 1
+        kernel.machine.engine.flush_code()
+
+    @staticmethod
+    def _blocks_of(module: LoadedModule, region: Region) -> list[tuple[int, tuple[int, int]]]:
+        end = region.va + region.size
+        return [(va, block) for va, block in module.blocks.items() if region.va <= va < end]
 
     def _apply_parameters(self, module: LoadedModule, parameters: list[tuple[str, str | None]]) -> None:
         known = {parameter.name: parameter for parameter in self._kernel.parameters.of(module)}
@@ -259,7 +300,7 @@ class ModuleLoader(State):
             if result < 0:
                 text = "" if value is None else value
                 self._kernel.log.write(f"{module.name}: `{text}' invalid for parameter `{name}'", level=3)
-                del self.modules[module.name]
+                self._forget(module)
                 raise ModuleLoadError(
                     f"{module.name}: parameter {name}={text} was refused ({errno_name(result)})", result
                 )
@@ -269,3 +310,8 @@ class ModuleLoader(State):
         if init is None:
             raise UsageError(f"{module.file.file_name}: has no init_module, so nothing of it would run")
         return self._kernel.call_s32(init)
+
+
+def _normal(name: str) -> str:
+    """Module names with dashes and underscores mean the same."""
+    return name.replace("-", "_")

@@ -33,12 +33,19 @@ class Stuck(ModuleError):
     """The guest cannot go on: an endless loop, a WFI that nothing ends, a lock that nobody frees, or a spent budget."""
 
 
+class CpuParked(ModuleError):
+    """The CPU went off or to sleep inside the call, which does not come back."""
+
+
 class Settled(Enum):
-    """Why the engine stopped: the guest came back, something was dealt with and it goes on, or there was no event."""
+    """Why the engine stopped: the guest came back, something was dealt with and it goes on, there was no event, or the CPU
+    went off or to sleep.
+    """
 
     RETURNED = 0
     GOES_ON = 1
     NOTHING = 2
+    PARKED = 3
 
 
 @dataclass(slots=True, frozen=True)
@@ -83,6 +90,10 @@ class Core:
         self.on_exception: Callable[[Taken], None] | None = None
         self.on_service: Callable[[Service, tuple[int, ...]], None] | None = None
         self.on_smc: Callable[[], None] | None = None
+        #: Asked before a run begins: raises where nothing may run (the machine or the CPU is off).
+        self.before_run: Callable[[], None] = lambda: None
+        #: Called when the CPU on the engine went off or to sleep: what it waits for, in words.
+        self.on_parked: Callable[[], str] = lambda: "the CPU stopped"
         #: Turns an address into words for messages; the system replaces it by its symboliser.
         self.describe: Callable[[int, int], str] = lambda va, el: f"EL{el} {va:#x}"
         #: How many events one run from Python may take before it counts as endless.
@@ -96,6 +107,7 @@ class Core:
         self._pending: Service | None = None
         self._error: BaseException | None = None
         self._exit = False
+        self._parked = False
         self._flush = False
         self._args = engine.batch(*[f"x{n}" for n in range(STUB_ARGS)], "pc", "pstate")
         self._results = tuple(engine.batch(*[f"x{i}" for i in range(n)]) for n in range(STUB_ARGS + 1))
@@ -186,6 +198,11 @@ class Core:
         else:
             self._pending = service
             self.engine.stop()
+
+    def park(self) -> None:
+        """Called while an SMC is answered: the CPU executes nothing after it."""
+        self._parked = True
+        self.engine.stop()
 
     def leave_hook(self, service: Service) -> None:
         """Called while a service is answered in the hook: perform ``service`` from the run loop in its stead."""
@@ -285,10 +302,12 @@ class Core:
 
         Raises:
             Stuck: the guest cannot go on.
+            CpuParked: the CPU went off or to sleep.
             BusError: an access to physical memory that does not exist.
             BaseException: whatever a service raised.
         """
         engine = self.engine
+        self.before_run()
         if not self.depth:
             self._event_limit = self.events + self.event_budget
         self.depth += 1
@@ -298,6 +317,8 @@ class Core:
                 settled = self._settle()
                 if settled is Settled.RETURNED:
                     return
+                if settled is Settled.PARKED:
+                    raise CpuParked(self.on_parked())
                 pc = engine.read("pc")
                 if settled is Settled.NOTHING:
                     raise Stuck(stuck or f"WFI at {self.describe(pc - 4, self.el)} with nothing to wake the CPU")
@@ -307,7 +328,8 @@ class Core:
     def advance(self, pc: int, count: int) -> Settled:
         """Run ``count`` instructions at most: one turn of a CPU that shares the engine with others.
 
-        A service that runs guest code is performed whole within the turn. Errors as for :meth:`run`.
+        A service that runs guest code is performed whole within the turn. Errors as for :meth:`run`, but a CPU that goes off
+        or to sleep is an answer.
         """
         if not self.depth:
             self._event_limit = self.events + self.event_budget
@@ -315,6 +337,8 @@ class Core:
         try:
             self.engine.start(pc, count)
             return self._settle()
+        except BusError as error:
+            raise self._no_memory(error) from error
         finally:
             self.depth -= 1
 
@@ -322,8 +346,11 @@ class Core:
         """Deal with what made the engine stop."""
         if self._error is not None:
             error, self._error = self._error, None
-            self._pending, self._exit, self._flush = None, False, False
+            self._pending, self._exit, self._parked, self._flush = None, False, False, False
             raise error
+        if self._parked:
+            self._parked = False
+            return Settled.PARKED
         if self._pending is not None:
             service, self._pending = self._pending, None
             result = service.function(*self._args.read()[: service.nargs])
@@ -346,8 +373,11 @@ class Core:
                 return self.watchdog.counted(self, pc)
             return self.watchdog.guarded(self, pc)
         except BusError as error:
-            where = self.describe(self.engine.read("pc"), self.el)
-            raise BusError(f"{where} reaches a physical address without RAM or device ({error})") from error
+            raise self._no_memory(error) from error
+
+    def _no_memory(self, error: BusError) -> BusError:
+        where = self.describe(self.engine.read("pc"), self.el)
+        return BusError(f"{where} reaches a physical address without RAM or device ({error})")
 
     def fetch(self, va: int) -> int | None:
         """The instruction word at ``va`` in the current regime, or None where nothing is mapped."""
@@ -362,4 +392,4 @@ class Core:
     @property
     def has_event(self) -> bool:
         """Something other than the watchdog made the engine stop."""
-        return self._pending is not None or self._exit or self._flush or self._error is not None
+        return self._pending is not None or self._exit or self._parked or self._flush or self._error is not None

@@ -10,11 +10,16 @@ from pkvm_emu.errors import UsageError
 from pkvm_emu.machine.core import Core
 from pkvm_emu.machine.engine import Engine
 from pkvm_emu.machine.memory import make_ram
+from pkvm_emu.machine.power import Power
 from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.machine.snapshot import SnapshotTree
 from pkvm_emu.machine.state import Journal
 
 _MIB = 1 << 20
+_REGIME = (
+    "HCR_EL2", "VTTBR_EL2", "VTCR_EL2", "SCTLR_EL1", "TTBR0_EL1", "TTBR1_EL1", "TCR_EL1", "SCTLR_EL2", "TTBR0_EL2", "TCR_EL2",
+)  # fmt: skip
+_EL2H_MASKED = 0x3C9
 
 
 class Cpu:
@@ -26,21 +31,38 @@ class Cpu:
         context: the saved registers; None before the CPU ran first.
     """
 
-    __slots__ = ("_engine", "context", "index", "mpidr")
+    __slots__ = ("_engine", "_is_shared", "_regime", "context", "index", "mpidr")
 
     def __init__(self, index: int, engine: Engine) -> None:
         self.index = index
         self.mpidr = 0x8000_0000 | index
         self.context: Any = None
+        self._regime = engine.batch(*_REGIME)
+        self._is_shared = False
         self._engine = engine
 
     def save(self) -> None:
         """Save the engine's registers as this CPU's."""
-        self.context = self._engine.save_context()
+        if self.context is None or self._is_shared:
+            self.context = self._engine.save_context()
+            self._is_shared = False
+        else:
+            self._engine.update_context(self.context)
 
-    def save_copy(self) -> Any:
+    def share(self) -> Any:
         """The saved registers, in a context that later saves do not overwrite."""
+        self._is_shared = True
         return self.context
+
+    def set_context(self, context: Any) -> None:
+        """Take over saved registers that somebody else keeps too."""
+        self.context = context
+        self._is_shared = True
+
+    def read_regime(self) -> tuple[int, ...]:
+        """The registers that decide what an address of the CPU on the engine translates to."""
+        self._regime.read()
+        return tuple([cell.val for cell in self._regime.cp.values()])
 
 
 class Machine:
@@ -65,6 +87,9 @@ class Machine:
         self.core = Core(self.engine)
         self.cpus = [Cpu(index, self.engine) for index in range(profile.cpus)]
         self.current = self.cpus[0]
+        self.power = Power(self.journal, profile.cpus)
+        self.core.before_run = lambda: self.power.check(self.current.index)
+        self.core.on_parked = self._leave_parked_cpu
         self.snapshots = SnapshotTree(self)
         #: The registers of a CPU that has just been reset.
         self._reset = self.engine.save_context()
@@ -74,22 +99,59 @@ class Machine:
         self.current.save()
 
     def switch_to(self, index: int) -> None:
-        """Put CPU ``index`` on the engine; one that never ran is put there as it is after reset."""
+        """Put CPU ``index`` on the engine; one that never ran is put there as it is after reset.
+
+        Raises:
+            UsageError: there is no such CPU, or it is off or suspended.
+        """
+        if not 0 <= index < len(self.cpus):
+            raise UsageError(f"there is no CPU {index}: the machine has CPUs 0 to {len(self.cpus) - 1}")
         cpu = self.cpus[index]
-        if cpu is not self.current:
-            self.current.save()
-            self.engine.restore_context(self._reset if cpu.context is None else cpu.context)
-            self.current = cpu
+        if cpu is self.current:
+            return
+        if not self.power.is_on(index):
+            raise UsageError(self.power.describe(index))
+        before = self.current.read_regime()
+        self.current.save()
+        self.engine.restore_context(self._reset if cpu.context is None else cpu.context)
+        self.current = cpu
+        # What the engine cached of translations holds for one set of tables.
+        if cpu.read_regime() != before:
+            self.engine.flush_tlb()
+
+    def start_cpu(self, index: int) -> int:
+        """Put a CPU that is pending or suspended on the engine, as EL3 starts it: at EL2, MMU off; the PC to run from."""
+        entry = self.power.started(index)
+        self.current.save()
+        self.current = self.cpus[index]
+        self.engine.restore_context(self._reset)
+        self.engine.set_pstate(_EL2H_MASKED)
+        self.engine.write("x0", entry.x0)
+        self.engine.flush_tlb()
+        return entry.pc
 
     @contextmanager
     def on_cpu(self, index: int) -> Iterator[None]:
-        """Run the block with CPU ``index`` on the engine, and the present one afterwards."""
+        """Run the block with CPU ``index`` on the engine, and the present one afterwards (unless it went off in it).
+
+        Raises:
+            UsageError: as for :meth:`switch_to`.
+        """
         before = self.current.index
         self.switch_to(index)
         try:
             yield
         finally:
-            self.switch_to(before)
+            if self.power.is_on(before):
+                self.switch_to(before)
+
+    def _leave_parked_cpu(self) -> str:
+        """The CPU on the engine runs no more: go on with the first that does."""
+        parked = self.current.index
+        running = self.power.running
+        if running:
+            self.switch_to(running[0])
+        return self.power.describe(parked)
 
     def patch_code(self, pa: int, data: bytes) -> None:
         """Write instructions at a physical address and forget what was translated of them."""
@@ -107,8 +169,10 @@ class Machine:
         out = hashlib.sha256()
         out.update(self.journal.digest().encode())
         out.update(f"{self.core.ticks} {self.core.exceptions} {self.current.index}".encode())
-        registers = self.engine.batch(*[f"x{n}" for n in range(31)], "sp", "pc", "pstate", *_DIGEST_SYSREGS).snapshot()
-        out.update(repr(registers).encode())
+        registers = self.engine.batch(*[f"x{n}" for n in range(31)], "sp", "pc", "pstate", *_DIGEST_SYSREGS)
+        for index in [self.current.index, *self.power.running]:
+            with self.on_cpu(index):
+                out.update(f"{index} {registers.snapshot()}".encode())
         for index, page in self.ram.nonzero_pages():
             out.update(index.to_bytes(8, "little"))
             out.update(page)

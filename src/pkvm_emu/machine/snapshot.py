@@ -56,7 +56,7 @@ class SnapshotTree:
             depth=base.depth + 1 if base else 0,
             ram=machine.ram.snapshot(),
             changes=machine.journal.cut(),
-            contexts=[cpu.save_copy() for cpu in machine.cpus],
+            contexts=[cpu.share() for cpu in machine.cpus],
             current_cpu=machine.current.index,
             ticks=machine.core.ticks,
             exceptions=machine.core.exceptions,
@@ -81,7 +81,7 @@ class SnapshotTree:
             code_changed = True
         machine.ram.restore(snapshot.ram)
         for cpu, context in zip(machine.cpus, snapshot.contexts, strict=True):
-            cpu.context = context
+            cpu.set_context(context)
         machine.current = machine.cpus[snapshot.current_cpu]
         engine.restore_context(snapshot.contexts[snapshot.current_cpu])
         core.ticks, core.exceptions, core.events = snapshot.ticks, snapshot.exceptions, snapshot.events

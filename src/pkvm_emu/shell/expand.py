@@ -11,7 +11,7 @@ from pkvm_emu.shell.pattern import Piece, find_files, has_pattern, matches
 from pkvm_emu.shell.syntax import Arithmetic, Parameter, Part, Substitution, Text, Word
 
 if TYPE_CHECKING:
-    from pkvm_emu.shell.interpreter import Shell
+    from pkvm_emu.shell.environment import Environment
 
 _BLANKS = " \t\n"
 
@@ -27,7 +27,7 @@ _BREAK = Piece("\0", True)
 class Expander:
     """Expands words in the environment of one shell."""
 
-    def __init__(self, shell: Shell) -> None:
+    def __init__(self, shell: Environment) -> None:
         self._shell = shell
 
     def words(self, words: tuple[Word, ...]) -> Steps[list[str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.kernel.fs import MemoryFile
+from pkvm_emu.kernel.time import Clock
 from pkvm_emu.shell.commands import register_all
 from pkvm_emu.shell.interpreter import Shell
 from pkvm_emu.shell.jobs import Scheduler
@@ -14,8 +15,6 @@ from pkvm_emu.shell.streams import Empty, HostOutput
 
 if TYPE_CHECKING:
     from pkvm_emu.system import System
-
-_NS_PER_SECOND = 1_000_000_000
 
 
 class SystemClock:
@@ -30,9 +29,9 @@ class SystemClock:
 
     def advance_to(self, moment: int) -> None:
         """Let the counter run up to ``moment``; never backwards."""
-        machine = self._system.machine
-        ticks = -(-moment * machine.profile.counter_hz // _NS_PER_SECOND)
-        machine.core.ticks = max(machine.core.ticks, ticks)
+        left = moment - self.now()
+        if left > 0:
+            self._system.kernel.part(Clock).advance(left)
 
 
 class Session:

@@ -107,7 +107,13 @@ class Devices(State):
         self.by_address: StateDict[int, Device] = StateDict(journal, "kernel.devices.list")
         self.by_node: StateDict[int, int] = StateDict(journal, "kernel.devices.nodes")
         self.populated: StateDict[int, int] = StateDict(journal, "kernel.devices.populated")
-        self.bus_type = 0
+        #: Memory of ``devres_alloc`` that is not tied to a device yet: its release function.
+        self.releases: StateDict[int, int] = StateDict(journal, "kernel.devices.releases")
+        #: ``struct device_link`` by consumer and supplier; ``struct reserved_mem`` by node and layout.
+        self.links: StateDict[tuple[int, int], int] = StateDict(journal, "kernel.devices.links")
+        self.reserved: StateDict[tuple[int, int], int] = StateDict(journal, "kernel.devices.reserved")
+        #: Physical ranges that drivers requested, by start: end (inclusive) and owner.
+        self.regions: StateDict[int, tuple[int, str]] = StateDict(journal, "kernel.devices.regions")
 
     def layout_for(self, module: LoadedModule | None) -> DeviceLayout:
         """The structure layout that a module was compiled with."""
@@ -177,6 +183,14 @@ class Devices(State):
         text = self._arena.string(name)
         field = device.layout.init_name if device.layout.kobject_name is None else device.layout.kobject_name
         self._kernel.memory.write_u64(device.address + field, text)
+
+    def allocate(self, size: int) -> int:
+        """Zeroed memory for a structure of the driver core that stays."""
+        return self._arena.allocate(size)
+
+    def string(self, text: str) -> int:
+        """A string that stays."""
+        return self._arena.string(text)
 
     # Platform devices
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pkvm_emu.kernel.devicetree.devices import Device, Managed
+from pkvm_emu.kernel.devicetree.devices import Device, Devices, Managed
 from pkvm_emu.kernel.devicetree.irq import Interrupts
 from pkvm_emu.kernel.slab import Slab
 from pkvm_emu.kernel.vmalloc import Vmalloc
@@ -19,7 +19,7 @@ def add(device: Device, kind: str, value: int, extra: int = 0) -> None:
     """Tie something to a device.
 
     Kinds: ``memory`` (kmalloc address), ``mapping`` (ioremap address), ``irq`` (number, cookie), ``action`` (function, data),
-    ``resource`` (data, release function: ``devres_add``).
+    ``region`` (physical start), ``resource`` (data, release function: ``devres_add``), ``runtime-pm`` (enabled by devm).
     """
     device.managed.append(Managed(kind, value, extra))
 
@@ -44,6 +44,10 @@ def release(kernel: Kernel, device: Device, one: Managed) -> None:
         kernel.part(Interrupts).free(one.value, one.extra)
     elif one.kind == "action":
         kernel.call(one.value, one.extra)
+    elif one.kind == "region":
+        kernel.part(Devices).regions.pop(one.value, None)
+    elif one.kind == "runtime-pm":
+        device.disable_depth += 1
     else:
         if one.extra:
             kernel.call(one.extra, device.address, one.value)

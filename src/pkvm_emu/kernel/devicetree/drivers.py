@@ -34,6 +34,7 @@ class Driver(NamedTuple):
     probe: int
     structure: DriverLayout
     devices: DeviceLayout
+    is_closed: bool = False
 
 
 @kernel_part
@@ -87,6 +88,10 @@ class PlatformBus(State):
         found = (devices.by_address[device] for device in self.bound)
         return [device for device in found if device.driver == address]
 
+    def close(self, address: int) -> None:
+        """Let a driver match no further devices (``platform_driver_probe``)."""
+        self.drivers[address] = self.drivers[address]._replace(is_closed=True)
+
     def unregister(self, address: int) -> None:
         """Unbind a driver's devices, last probed first, and forget the driver."""
         for device in reversed(self.bound_to(address)):
@@ -118,7 +123,7 @@ class PlatformBus(State):
 
     def _attach(self, driver: Driver, node: OfNode) -> None:
         devices = self._kernel.part(Devices)
-        if not devices.is_platform_node(node) or match_table(self._kernel, driver.match_table, node) is None:
+        if driver.is_closed or not devices.is_platform_node(node) or match_table(self._kernel, driver.match_table, node) is None:
             return
         device = devices.existing(node) or devices.of_node(node, driver.devices)
         if not device.driver:

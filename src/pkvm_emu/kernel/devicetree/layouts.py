@@ -52,6 +52,7 @@ class DeviceLayout:
         device_size: bytes of ``struct device``.
         size: bytes of ``struct platform_device``.
         resource_size: bytes of ``struct resource``: drivers index the array.
+        reserved_base: offset of ``base`` in ``struct reserved_mem``; ``size`` follows it.
         of_node: the first of the members that are offsets in ``struct device``.
     """
 
@@ -63,6 +64,7 @@ class DeviceLayout:
     platform_dma_mask: int
     of_node: int
     resource_size: int
+    reserved_base: int
     device: int = 16
     parent: int = 96
     init_name: int = 112
@@ -75,7 +77,7 @@ class DeviceLayout:
     coherent_dma_mask: int | None = None
 
 
-def _line(of_node: int, dma_mask: int, after_node: int, verified: bool) -> DeviceLayout:
+def _line(of_node: int, dma_mask: int, after_node: int, verified: bool, reserved_base: int = 32) -> DeviceLayout:
     """A row of a kernel line; ``after_node`` is what lies in ``struct device`` from ``of_node`` on, in bytes."""
     device_size = of_node + after_node
     platform = 16 + device_size
@@ -91,6 +93,7 @@ def _line(of_node: int, dma_mask: int, after_node: int, verified: bool) -> Devic
         dma_mask=dma_mask,
         coherent_dma_mask=dma_mask + 8,
         resource_size=96,
+        reserved_base=reserved_base,
     )
 
 
@@ -98,7 +101,7 @@ _DEVICES = {
     (5, 15): _line(of_node=752, dma_mask=680, after_node=160, verified=True),
     (6, 1): _line(of_node=744, dma_mask=664, after_node=168, verified=False),
     (6, 6): _line(of_node=768, dma_mask=664, after_node=168, verified=True),
-    (6, 12): _line(of_node=744, dma_mask=640, after_node=168, verified=False),
+    (6, 12): _line(of_node=744, dma_mask=640, after_node=168, verified=False, reserved_base=24),
 }
 #: What this project's headers declare, for all lines.
 OWN_HEADERS = DeviceLayout(
@@ -110,6 +113,7 @@ OWN_HEADERS = DeviceLayout(
     resource=584,
     of_node=32,
     resource_size=64,
+    reserved_base=24,
     parent=0,
     init_name=8,
     driver_data=16,

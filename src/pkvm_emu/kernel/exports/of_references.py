@@ -23,8 +23,9 @@ _BAD_ADDRESS = (1 << 64) - 1
 
 
 class Reference(NamedTuple):
-    """One entry of a list of phandles; ``node`` is None for an empty one (phandle 0)."""
+    """One entry of a list of phandles; ``node`` is None where no node has that number."""
 
+    phandle: int
     node: OfNode | None
     arguments: list[int]
 
@@ -41,7 +42,7 @@ def references(kernel: Kernel, node: OfNode, name: str, cells_name: str | None, 
         target = by_phandle(kernel, cells[at])
         count = 0
         if cells[at]:
-            if target is None and cell_count < 0:
+            if target is None and cells_name is not None:
                 kernel.log.write(f"OF: {node.path}: could not find phandle {cells[at]}", 3)
                 raise _BadList
             count = cell_count if cell_count >= 0 else 0
@@ -55,7 +56,7 @@ def references(kernel: Kernel, node: OfNode, name: str, cells_name: str | None, 
             if at + 1 + count > len(cells):
                 kernel.log.write(f"OF: {node.path}: #{cells_name} = {count} found {len(cells) - at - 1}", 3)
                 raise _BadList
-        yield Reference(target, cells[at + 1 : at + 1 + count])
+        yield Reference(cells[at], target, cells[at + 1 : at + 1 + count])
         at += 1 + count
 
 
@@ -72,7 +73,7 @@ def find_reference(
     try:
         for number, one in enumerate(references(kernel, node, name, cells_name, cell_count)):
             if number == index:
-                return one if one.node is not None else -ENOENT
+                return one if one.phandle else -ENOENT
     except _BadList:
         return -EINVAL
     return -ENOENT

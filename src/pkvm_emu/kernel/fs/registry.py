@@ -15,7 +15,8 @@
 ... def tracing(kernel: Kernel, fs: FileSystem) -> None:          # where the path depends on the kernel
 ...     fs.add(f"/sys/kernel/tracing/{kernel.generation.tracefs_dir}/tracing_on", TracingOn(kernel))
 
-The functions run when somebody first looks at a kernel's files. Files that come later (a module's debugfs entries) are added with ``kernel.part(FileSystem).add(path, node)``.
+The functions run when somebody first looks at a kernel's files. Files that come later (a module's debugfs entries) are added
+with ``kernel.part(FileSystem).add(path, node)``.
 """
 
 from __future__ import annotations

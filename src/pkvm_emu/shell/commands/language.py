@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from pkvm_emu.shell.command import COMMANDS, CommandError, Context, command
-from pkvm_emu.shell.interpreter import FunctionReturn, LoopControl, ShellExit
+from pkvm_emu.shell.environment import FunctionReturn, LoopControl, ShellExit
 from pkvm_emu.shell.jobs import SIGTERM, SignalStatus, Steps, Wait
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_MAX_LINE = 1 << 20
+_MAX_LINE = 1 << 16
 _LONG_OPTIONS = {"errexit": "e", "nounset": "u", "xtrace": "x", "noglob": "f"}
 
 
