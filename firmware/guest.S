@@ -55,6 +55,7 @@ guest_unexpected:
 kcfi_guest_enter:       .word 0
 // guest_enter(vCPU page): run the guest until it has to be dealt with by the host; the exit code.
 guest_enter:
+        hint    #34                     // BTI C: the hypercall dispatch comes here by BLR
         stp     x29, x30, [sp, #-112]!
         mov     x29, sp
         stp     x19, x20, [sp, #16]
@@ -158,6 +159,7 @@ guest_smc_dispatch:
 kcfi_guest_resets:      .word 0
 // guest_resets(list): a count, the VM page, then {function, cookie, host_to_guest} each: reset devices until one fails.
 guest_resets:
+        hint    #34
         stp     x29, x30, [sp, #-48]!
         mov     x29, sp
         stp     x19, x20, [sp, #16]

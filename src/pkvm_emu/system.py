@@ -29,6 +29,11 @@ from pkvm_emu.kernel.boot import BootReport, boot_protected_modules, load_withou
 from pkvm_emu.kernel.command_line import CommandLine
 from pkvm_emu.kernel.console import touch_uart
 from pkvm_emu.kernel.hyp_panic import HypPanicHandler
+from pkvm_emu.kernel.devicetree.blob import read_device_tree
+from pkvm_emu.kernel.devicetree.irq import Interrupts
+from pkvm_emu.kernel.devicetree.mmio import MmioWindows
+from pkvm_emu.kernel.devicetree.setup import BoardSetup
+from pkvm_emu.kernel.devicetree.tree import TreeNode
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.modules import LoadedModule
 from pkvm_emu.machine.machine import Machine
@@ -80,6 +85,7 @@ class System:
         pages: who owns which page.
         devices: the UART and the clock of the board.
         host: accesses, hypercalls and SMCs of a host that attacks.
+        mmio: the registers behind the windows of the device tree, and the log of accesses to them.
         boot_report: what happened to each protected module.
     """
 
@@ -97,6 +103,8 @@ class System:
             memstart=memory.memstart,
         )
         self.symbols = Symbolizer(self.kernel, self.hyp)
+        # Made before any snapshot: the engine keeps the windows for good.
+        self.mmio = self.kernel.part(MmioWindows).registers
         self.kernel.set_symboliser(self.symbols.el1)
         self.kernel.set_el2_preparation(self._prepare_el2)
         self.machine.core.describe = self.symbols.describe
@@ -160,6 +168,24 @@ class System:
 
         return explain(self, last)
 
+    @property
+    def irq(self) -> Interrupts:
+        """The host's interrupts: ``system.irq.fire(number)``."""
+        return self.kernel.part(Interrupts)
+
+    @property
+    def device_tree(self) -> TreeNode:
+        """The device tree in use."""
+        return self.kernel.part(BoardSetup).tree
+
+    def set_up_board(self, files: Sequence[ModuleFile], dtb: str | Path | TreeNode | None = None) -> None:
+        """Install a device tree, or make up a board for the modules that are going to be loaded."""
+        setup = self.kernel.part(BoardSetup)
+        if dtb is not None:
+            setup.use(dtb if isinstance(dtb, TreeNode) else read_device_tree(dtb))
+        else:
+            setup.make_up(files)
+
     # What a host does
 
     def hvc(self, function: int, *args: int) -> HvcResult:
@@ -188,6 +214,7 @@ class System:
         """
         file = read_module(module)
         given = [*self.kernel.command_line.module_parameters(file.name), *parameters]
+        self.set_up_board([file])
         return self.kernel.loader.load(file, given)
 
     def call(self, name: str, *args: int) -> HvcResult:
@@ -264,6 +291,7 @@ def boot(
     profile: MachineProfile | None = None,
     *,
     deprivilege: bool = True,
+    dtb: str | Path | TreeNode | None = None,
 ) -> System:
     """Boot a system with ``modules`` as its protected modules.
 
@@ -274,6 +302,7 @@ def boot(
         cmdline: the kernel command line.
         profile: the machine.
         deprivilege: go on to deprivilege the host; False stops right before (modules may still be loaded then).
+        dtb: the device tree: a ``.dtb`` or ``.dts`` file, or a tree; None: a board made up for the modules.
 
     Returns:
         The booted system. A module that fails does not raise here: the boot goes on, insecure, as on a device, and
@@ -281,7 +310,7 @@ def boot(
     """
     files = [read_module(module) for module in modules]
     system = System(choose_generation(android, files), CommandLine(cmdline), profile or MachineProfile())
-    run_boot(system, files, deprivilege)
+    run_boot(system, files, deprivilege, dtb=dtb)
     return system
 
 
@@ -290,11 +319,14 @@ def run_boot(
     files: Sequence[ModuleFile],
     deprivilege: bool = True,
     parameters: Mapping[str, Sequence[tuple[str, str | None]]] | None = None,
+    dtb: str | Path | TreeNode | None = None,
 ) -> None:
-    """The boot after the CPUs are up: protected modules, then deprivilege.
+    """The boot after the CPUs are up: device tree, protected modules, then deprivilege.
 
-    ``parameters`` are further module parameters by module name, applied after those of the command line.
+    ``parameters`` are further module parameters by module name, applied after those of the command line. ``dtb`` is as for
+    :func:`boot`.
     """
+    system.set_up_board(files, dtb)
     line = system.kernel.command_line
     names = line.protected_modules
     if "kvm-arm.protected_modules" not in line:

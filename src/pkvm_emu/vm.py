@@ -14,12 +14,11 @@ What the host does goes through its hypercalls; what the guest does runs on the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.errno import errno_name
-from pkvm_emu.arch.esr import Esr, fault_kind
+from pkvm_emu.arch.esr import Esr
 from pkvm_emu.errors import EmulatorError, ModuleError, UsageError
 from pkvm_emu.hyp import vm as ctx
 from pkvm_emu.hyp.devices import Devices
@@ -29,6 +28,7 @@ from pkvm_emu.hyp.pgtable import PROT_RWX
 from pkvm_emu.hyp.vm import IPA_BITS, Vm
 from pkvm_emu.hyp.vms import Vms
 from pkvm_emu.results import HvcResult, signed
+from pkvm_emu.vm_results import GuestAccess, GuestCallResult
 
 if TYPE_CHECKING:
     from pkvm_emu.system import System
@@ -47,49 +47,6 @@ _EL1H_MASKED = 0x3C5
 _NOT_SUPPORTED = (1 << 64) - 1
 _MASK64 = (1 << 64) - 1
 _MOST_EXITS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class GuestCallResult:
-    """What a guest has after an SMC or HVC.
-
-    Attributes:
-        registers: x0 to x17.
-        exited: the hypervisor did not answer it alone: the host was asked, and answered NOT_SUPPORTED.
-    """
-
-    registers: tuple[int, ...]
-    exited: bool
-
-    @property
-    def is_supported(self) -> bool:
-        """x0 is not SMCCC_RET_NOT_SUPPORTED."""
-        return self.registers[0] not in (_NOT_SUPPORTED, 0xFFFF_FFFF)
-
-
-@dataclass(frozen=True, slots=True)
-class GuestAccess:
-    """What became of a load or store of the guest.
-
-    Attributes:
-        value: what was read or written; None where stage 2 stopped it.
-        esr: ESR_EL2 of the abort, or None.
-        ipa: the faulting guest address, or None.
-    """
-
-    value: int | None
-    esr: Esr | None = None
-    ipa: int | None = None
-
-    @property
-    def ok(self) -> bool:
-        """The access was made."""
-        return self.esr is None
-
-    @property
-    def kind(self) -> str | None:
-        """``translation`` or ``permission`` for an abort."""
-        return None if self.esr is None else fault_kind(int(self.esr) & 0x3F)
 
 
 class VirtualMachine:
@@ -200,7 +157,8 @@ class VirtualMachine:
     def assign(self, pa: int, ipa: int) -> int:
         """Give an assignable device to the VM and map the page of its registers at ``pa`` at guest address ``ipa``.
 
-        The device's registers go to the hypervisor first; its reset handler is called with ``host_to_guest`` true.
+        The device's registers go to the hypervisor first; its reset handler is called with ``host_to_guest`` true. That the
+        guest has asked for the page (its MMIO guard) is taken for granted.
 
         Errors: -ENODEV (no assignable device, or no reset handler), -EBUSY (another VM has it), -EPERM.
 

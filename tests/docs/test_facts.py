@@ -29,8 +29,8 @@ def test_the_generations_and_what_their_handlers_get() -> None:
     assert rows == [(gen.name, gen.handler_context) for gen in GENERATIONS]
 
 
-def test_the_readme_speaks_of_every_command() -> None:
-    assert not [name for name, _, _ in COMMANDS if f"pkvm-emu {name}" not in README + RUNNING + _all_guides()]
+def test_some_page_speaks_of_every_command() -> None:
+    assert not [name for name, _, _ in COMMANDS if f"pkvm-emu {name}" not in README + _all_guides()]
 
 
 def test_the_address_map() -> None:

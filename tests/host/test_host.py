@@ -15,7 +15,20 @@ WATCHER = r"""
 static const struct pkvm_module_ops *o;
 static u64 aborts, asked;
 static void on_abort(pkvm_handler_regs_t *regs) { aborts++; }
-static int on_permission(pkvm_handler_regs_t *regs, u64 esr, u64 addr) { asked++; return -EPERM; }
+static bool repairs;
+static int allow(u64 pfn, u64 prot)
+{
+#if PKVM_EMU_ANDROID == 14
+	return o->host_stage2_mod_prot(pfn, prot);
+#else
+	return o->host_stage2_mod_prot(pfn, prot, 1, false);
+#endif
+}
+static int on_permission(pkvm_handler_regs_t *regs, u64 esr, u64 addr)
+{
+	asked++;
+	return repairs ? allow(addr >> 12, 7) : -EPERM;
+}
 void hyp_call(pkvm_handler_regs_t *regs)
 {
 	u64 *x = (u64 *)regs;
@@ -31,13 +44,8 @@ void hyp_call(pkvm_handler_regs_t *regs)
 #endif
 		break;
 	case 2: x[1] = o->hyp_donate_host(x[2], x[3]); break;
-	case 3:
-#if PKVM_EMU_ANDROID == 14
-		x[1] = o->host_stage2_mod_prot(x[2], x[3]);
-#else
-		x[1] = o->host_stage2_mod_prot(x[2], x[3], 1, false);
-#endif
-		break;
+	case 3: x[1] = allow(x[2], x[3]); break;
+	case 5: repairs = x[2]; break;
 	case 4:
 		for (int i = 2; i < 18; i++)
 			x[i] = x[i] + i;
@@ -53,7 +61,7 @@ int hyp_init(const struct pkvm_module_ops *ops)
 """
 PAGE = 0x4800_0000
 GENERATIONS = ("android14-6.1", "android15-6.6", "android16-6.12")
-COUNTS, DONATE, GIVE_BACK, PROTECT, ADD = range(5)
+COUNTS, DONATE, GIVE_BACK, PROTECT, ADD, REPAIR = range(6)
 
 
 def counts(system: System) -> tuple[int, int]:
@@ -146,6 +154,16 @@ def test_a_read_only_page_is_read_and_not_written_and_the_handler_is_asked_befor
     assert access.oops.startswith("Unable to handle kernel write to read-only memory at virtual address ")
     assert int(access.fault.esr) & ~0x1F_0000 == 0x97C0_80CF
     assert system.host.write(PAGE, 1, el=0).signal == ("SIGSEGV", "SEGV_ACCERR")
+
+
+def test_what_a_permission_handler_repairs_is_no_fault(system):
+    system.call("hyp_call", PROTECT, PAGE >> 12, PROT_R)
+    system.call("hyp_call", REPAIR, 1)
+    for el in (0, 1):
+        assert system.host.write(PAGE, 7, el=el).ok
+    assert system.host.read(PAGE).value == 7
+    assert counts(system) == (0, 1)
+    assert system.explain(None) == ()
 
 
 def test_a_page_without_execute_permission_is_used_as_data_only(system):

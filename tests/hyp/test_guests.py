@@ -411,6 +411,15 @@ def test_guests_run_on_every_machine(c_module, features):
     assert system.pages.check() == vm.check() == []
 
 
+def test_guests_run_where_branch_targets_are_checked():
+    # Without a module: one that is not compiled for it cannot run there.
+    system = boot(16, profile=MachineProfile.parse("bti"))
+    vm = system.create_vm()
+    assert vm.donate(PAGE, IPA) == 0
+    assert vm.write(IPA, 3).ok
+    assert not vm.smc(0x8200_0001).is_supported
+
+
 def test_a_module_finds_the_page_behind_a_guest_address(booted):
     system = booted("android15-6.6")
     vm = system.create_vm()
@@ -455,6 +464,7 @@ def test_a_device_without_reset_or_whose_reset_fails_is_not_assigned(newest):
     assert vm.assign(DEVICE[0], IPA) == ENODEV
     newest.hyp.part(Devices).add(DEVICE)
     assert vm.assign(DEVICE[0], IPA) == ENODEV
+    assert newest.explain()[0].rule == "no module registered a reset handler for the device"
     newest.hvc(newest.generation.hypercalls["host_reclaim_hyp_mmio"], DEVICE[0] >> 12, DEVICE[1] >> 12)
     ask(newest, ON_RESET, DEVICE[0], 0)
     ask(newest, RESET_RESULT, 0xFFFF_FFFB)
@@ -534,6 +544,9 @@ def test_steps_out_of_order_are_refused(newest, hypercall, args, errno):
     vm = newest.create_vm()
     vm.donate(PAGE, IPA)
     assert newest.hvc(newest.generation.hypercalls[hypercall], *args).x1 == errno & NOT_SUPPORTED
+    (why,) = newest.explain(None)
+    assert why.record.name == hypercall
+    assert "VM" in why.rule
 
 
 def test_reclaiming_looks_at_the_size_the_place_and_the_page(newest):

@@ -14,7 +14,7 @@ import pytest
 
 from pkvm_emu.cli.main import main
 from pkvm_emu.elf.module_file import ModuleFile
-from pkvm_emu.errors import InputError, PkvmEmuError
+from pkvm_emu.errors import PkvmEmuError
 from pkvm_emu.inspect import functions
 from pkvm_emu.inspect.inspection import inspect_module
 from pkvm_emu.inspect.text import TextReport
@@ -44,7 +44,7 @@ def test_json_is_one_object_with_the_same_topics_for_every_module(
     assert main(["inspect", "--json", str(pkvm_driver("14")), str(pkvm_driver("14"))]) == 0
     first, second = json.loads(capsys.readouterr().out)["modules"]
     assert first == second
-    topics = "build complete entry_points exports has_el2 hardware identity imports ops sections struct_module tracing"
+    topics = "build complete entry_points exports hardware has_el2 identity imports ops sections struct_module tracing"
     assert sorted(first) == topics.split()
 
 
@@ -65,12 +65,18 @@ def test_what_is_no_module_is_refused_in_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_more_code_than_an_inspection_takes_on_is_refused(
+def test_of_more_code_than_an_inspection_takes_on_el1_is_left_out(
     pkvm_driver: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(functions, "CODE_LIMIT", 64)
-    with pytest.raises(InputError, match="the limit for an inspection"):
-        inspect_module(ModuleFile.load(pkvm_driver("16")))
+    file = ModuleFile.load(pkvm_driver("16"))
+    hyp_text = file.section(".hyp.text")
+    assert hyp_text is not None
+    monkeypatch.setattr(functions, "CODE_LIMIT", hyp_text.size)
+    found = inspect_module(file)
+    assert not found.complete
+    assert found.entry_points.el2_init == ["pkvm_driver_hyp_init"]
+    assert found.ops.hypercalls == []
+    assert "more code than" in TextReport(found).text()
 
 
 @pytest.mark.parametrize("generation", ["14", "16"])

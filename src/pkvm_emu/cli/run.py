@@ -30,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--smp", metavar="N", type=int, default=1, help="number of CPUs, 1 to 8 (default 1)")
     parser.add_argument("--max-insns", metavar="N", type=int, help="stop after N instructions")
     parser.add_argument("--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols")
+    parser.add_argument("--dtb", metavar="FILE", help="device tree, .dtb or .dts (default: a board made up for the modules)")
+    parser.add_argument("--dts", action="store_true", help="print the device tree as source, and run nothing")
     parser.add_argument("--explain", action="store_true", help="say why each op, hypercall or access was refused")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -70,6 +72,12 @@ def execute(arguments: argparse.Namespace) -> int:
     system = System(choose_generation(arguments.android, files), CommandLine(arguments.cmdline), profile)
     if len(without) == len(files):
         raise UsageError(f"{without[0]}: has no EL2 code (its .hyp.text is empty), so there is nothing to run at EL2")
+    if arguments.dts:
+        from pkvm_emu.kernel.devicetree.source import to_source
+
+        system.set_up_board(files, arguments.dtb)
+        sys.stdout.write(to_source(system.device_tree))
+        return 0
     for path in arguments.kernel:
         load_user_symbols(path, system)
     system.machine.core.instruction_budget = arguments.max_insns
@@ -77,7 +85,7 @@ def execute(arguments: argparse.Namespace) -> int:
     report = RunReport(system, files)
     failure: PkvmEmuError | None = None
     try:
-        run_boot(system, files, parameters=parameters)
+        run_boot(system, files, parameters=parameters, dtb=arguments.dtb)
         for name, values in calls:
             report.add_call(name, values, system.call(name, *values))
     except PkvmEmuError as error:

@@ -71,9 +71,24 @@ def hcr_for(profile: MachineProfile) -> int:
     return hcr | _HCR_E2H if profile.hvhe else hcr
 
 
-def set_system_registers(engine: Engine, profile: MachineProfile, cpu: HypCpu, vectors: int, root: int) -> None:
-    """Set EL2 of the CPU on the engine up as ``___kvm_hyp_init`` does (host stage-2 still off)."""
-    engine.write_sysreg("HCR_EL2", hcr_for(profile))
+def set_system_registers(
+    engine: Engine, profile: MachineProfile, cpu: HypCpu, vectors: int, root: int, hcr: int, host_root: int | None
+) -> None:
+    """Set EL2 of the CPU on the engine up as ``___kvm_hyp_init`` does.
+
+    Args:
+        engine: with the CPU on it.
+        profile: its features.
+        cpu: its memory at EL2.
+        vectors: hyp VA of the vectors.
+        root: PA of the root of EL2's table.
+        hcr: HCR_EL2.
+        host_root: PA of the root of the host's stage-2, where ``hcr`` switches it on.
+    """
+    engine.write_sysreg("HCR_EL2", hcr)
+    if host_root is not None:
+        engine.write_sysreg("VTCR_EL2", _VTCR)
+        engine.write_sysreg("VTTBR_EL2", host_root)
     # What the host reads as MPIDR_EL1.
     engine.write_sysreg("VMPIDR_EL2", _MPIDR_RES1 | cpu.index)
     engine.write_sysreg("MAIR_EL2", _MAIR)

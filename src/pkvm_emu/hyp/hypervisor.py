@@ -1,7 +1,7 @@
 """The EL2 hypervisor: its address space, its tables in EL2 memory, and the answers to what its firmware asks.
 
-The firmware (``firmware/el2.S``) takes the exceptions and walks the handler chains; this model owns what those chains are made
-of: the page tables, the page ownership, the tables of handlers, ``struct pkvm_module_ops`` and its stubs.
+The firmware (``firmware/el2.S`` and its parts) takes the exceptions and walks the handler chains; this model owns what those
+chains are made of: the page tables, the page ownership, the tables of handlers, ``struct pkvm_module_ops`` and its stubs.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pkvm_emu.abi.generation import Generation
-from pkvm_emu.errors import EmulatorError
 from pkvm_emu.firmware import image as firmware
-from pkvm_emu.hyp import cpu as hyp_cpu
 from pkvm_emu.hyp import hypercalls, layout, ops, registry
-from pkvm_emu.hyp.cpu import HostContext, HypCpu
 from pkvm_emu.hyp.el3 import El3Firmware
-from pkvm_emu.hyp.errors import HypBug, HypFault
+from pkvm_emu.hyp.errors import HypBug
 from pkvm_emu.hyp.host_stage2 import HostStage2
+from pkvm_emu.hyp.hyp_memory import HypMemory
 from pkvm_emu.hyp.hyp_stage1 import HypStage1
 from pkvm_emu.hyp.op_table import OpTable
 from pkvm_emu.hyp.ownership import Ownership
 from pkvm_emu.hyp.ownership_setup import MemoryLayout, build_ownership
 from pkvm_emu.hyp.page_state import HypVmemmap, Region
 from pkvm_emu.hyp.panic import PanicPath
-from pkvm_emu.hyp.pgtable import PAGE_HYP, PAGE_HYP_EXEC, PAGE_HYP_RO, PROT_W, TableFeatures
+from pkvm_emu.hyp.per_cpu import PerCpu
+from pkvm_emu.hyp.pgtable import PAGE_HYP, PAGE_HYP_EXEC, PAGE_HYP_RO, TableFeatures
+from pkvm_emu.hyp.psci_relay import PsciRelay
 from pkvm_emu.hyp.service import el2_service
 from pkvm_emu.hyp.traps import Traps
 from pkvm_emu.machine.core import ServiceResult
@@ -37,7 +37,7 @@ PAGE_SIZE = 4096
 P = TypeVar("P")
 
 
-class Hypervisor(State):
+class Hypervisor(HypMemory, PerCpu, State):
     """The hypervisor of one generation on one machine.
 
     Args:
@@ -96,9 +96,8 @@ class Hypervisor(State):
         self.tells_modules = False
         #: Which kCFI type ids are checked at EL2: ``none``, ``plain`` or ``normalised``.
         self.kcfi_flavour = "none"
-        #: HCR_EL2 and HFGWTR_EL2 by CPU, as they are written again when it resumes.
-        self.hcr: StateDict[int, int] = StateDict(machine.journal, "hyp.hcr")
-        self.hfgwtr: StateDict[int, int] = StateDict(machine.journal, "hyp.hfgwtr")
+        self.hcr = StateDict(machine.journal, "hyp.hcr")
+        self.hfgwtr = StateDict(machine.journal, "hyp.hfgwtr")
         self._cpus = [self._make_cpu(index) for index in range(profile.cpus)]
         for va, pa, size in self._vmemmap.mappings(layout.VMEMMAP_BASE):
             self._stage1.map(va, size, pa, PAGE_HYP)
@@ -107,7 +106,8 @@ class Hypervisor(State):
         self._parts: dict[type[Any], Any] = {cls: cls(self) for cls in registry.PARTS}
         self._ops = OpTable(self)
         self._configure_firmware()
-        self._el3 = El3Firmware(self)
+        self._el3 = El3Firmware(machine)
+        self._psci = PsciRelay(self)
         self._traps = Traps(self)
         self._memstart = memstart
 
@@ -147,6 +147,11 @@ class Hypervisor(State):
     def el3(self) -> El3Firmware:
         """What answers SMCs."""
         return self._el3
+
+    @property
+    def psci(self) -> PsciRelay:
+        """PSCI as the host reaches it."""
+        return self._psci
 
     @property
     def traps(self) -> Traps:
@@ -242,6 +247,7 @@ class Hypervisor(State):
             return None
         self.private_cursor = base + size
         return base
+
 
 def register_all() -> None:
     """Import every op and hypercall, so that the registries are filled."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from errno import EBUSY, EINVAL, ENODEV, ENOMEM, EPERM, ERANGE
+from errno import E2BIG, EBUSY, EINVAL, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP, EPERM, ERANGE
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pkvm_emu.hyp import layout
@@ -35,6 +35,7 @@ _PAGE_MASK = 0xFFF
 _PERMISSION, _FSC_TYPE = 0x0C, 0x3C
 
 _ONE_SLOT = "there is one slot, it is taken, and nothing is ever unregistered"
+_REQUEST = "a request to the host waits already on this CPU"
 _CHAIN = "all {slots} slots are taken, and nothing is ever unregistered"
 _PROT = (
     "EL2 cannot have this protection: R is needed, W and X exclude each other, X is for normal memory, and PXN, UXN and "
@@ -66,6 +67,17 @@ RULES: dict[tuple[str, int], str] = {
     ("create_private_mapping", EINVAL): _PROT,
     ("map_module_page", EINVAL): _PROT,
     ("map_module_page", ENOMEM): "no page is left for EL2 tables",
+    ("hyp_alloc_errno", ENOMEM): "the last hyp_alloc() lacked pages: the host has to donate more to the heap",
+    ("hyp_alloc_errno", EINVAL): "the last hyp_alloc() was for a size that the heap never has",
+    ("hyp_alloc_errno", E2BIG): "the last hyp_alloc() did not fit what is left of the heap's address space",
+    ("request_hyp_alloc", ENOENT): "no allocation lacks pages",
+    ("request_hyp_alloc", EBUSY): _REQUEST,
+    ("iommu_request", EBUSY): _REQUEST,
+    ("iommu_init_device", E2BIG): "the number of the HVC power domain is too large",
+    ("iommu_init_device", EOPNOTSUPP): "there is no such kind of power domain",
+    ("iommu_init", ENODEV): "the driver lacks one of the functions that every IOMMU driver has",
+    ("register_hyp_event_ids", ENOMEM): "no further module can have events",
+    ("hyp_alloc_mgt_refill", EINVAL): "there is no such allocator, or it is not in use",
     ("register_hcall", ENOMEM): "all {slots} dynamic hypercalls are registered, and nothing is ever unregistered",
     ("prot_finalize", EPERM): "the host is deprivileged on this CPU already",
 }
@@ -274,7 +286,10 @@ class Refusals(State):
             "register_guest_smc_handler": generation.guest_smc_slots,
             "register_hcall": generation.dyn_hcall_max,
         }
-        return rule.format(slots=slots.get(name, 1), left=layout.VMEMMAP_BASE - self._hyp.private_cursor)
+        count = slots.get(name, 1)
+        if count == 1 and rule is _CHAIN:
+            return _ONE_SLOT
+        return rule.format(slots=count, left=layout.VMEMMAP_BASE - self._hyp.private_cursor)
 
     def _holders(self, name: str) -> tuple[int, ...]:
         place = _HOLDERS.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pkvm_emu.arch.esr import Esr
+from pkvm_emu.arch.psci import is_psci
 from pkvm_emu.arch.smccc import SMCCC_RET_NOT_SUPPORTED, SMCCC_RET_SUCCESS
 from pkvm_emu.hyp import registry
 from pkvm_emu.hyp.errors import HypBug
@@ -25,7 +26,6 @@ _MODE_MASK, _MODE_EL0, _MODE_EL1T, _MODE_EL1H = 0x1F, 0x00, 0x04, 0x05
 _PSTATE_EL1H_MASKED = 0x3C5
 _IN_HOST_VECTOR = {_MODE_EL1T: 0x000, _MODE_EL1H: 0x200, _MODE_EL0: 0x400}
 _VECTOR_EL0_32 = 0x600
-_PSCI_RANGES = (range(0x8400_0000, 0x8400_0020), range(0xC400_0000, 0xC400_0020))
 _FFA_RANGES = (range(0x8400_0060, 0x8400_00F0), range(0xC400_0060, 0xC400_00F0))
 _SMCCC_HINT = 1 << 16
 
@@ -105,13 +105,12 @@ class Traps:
 
     # SMCs
 
-    def host_smc(self, _context: int) -> int:
-        """Whether the module's handlers are asked (1) or PSCI and FF-A answered already (0)."""
+    def host_smc(self, _context: int) -> int | tuple[int, ...]:
+        """Whether the module's handlers are asked (1), FF-A or PSCI answered already (0), or PSCI wants EL3 (2 and more)."""
         regs = self._hyp.host_context
         function = regs[0] & 0xFFFF_FFFF & ~_SMCCC_HINT
-        if any(function in ids for ids in _PSCI_RANGES):
-            self._hyp.el3.relay_psci(function, regs)
-            return 0
+        if is_psci(function):
+            return self._hyp.psci.relay(function, regs)
         if any(function in ids for ids in _FFA_RANGES):
             # The FF-A proxy found no SPMC on this board: everything is NOT_SUPPORTED.
             regs[0] = SMCCC_RET_NOT_SUPPORTED

@@ -19,6 +19,7 @@ from pkvm_emu.hyp.devices import Devices
 from pkvm_emu.hyp.errors import HypBug
 from pkvm_emu.hyp.guests import Guests
 from pkvm_emu.hyp.pgtable import PAGE_HYP_EXEC
+from pkvm_emu.hyp.refusals import Refusals
 from pkvm_emu.hyp.registry import GuestCall, hyp_part
 from pkvm_emu.hyp.service import el2_service
 from pkvm_emu.hyp.vm import Vm
@@ -98,22 +99,24 @@ class Vms(State):
     def start_teardown(self, handle: int) -> int:
         """``__pkvm_start_teardown_vm``: 0, -ENOENT, -EBUSY while its vCPU is loaded, -EINVAL the second time."""
         machine = self.table.get(handle)
+        refuse = self._hyp.part(Refusals).refuse
         if machine is None:
-            return -ENOENT
+            return refuse(-ENOENT, "no VM has this handle")
         if handle in self.loaded.values():
             raise HypBug(f"start_teardown_vm: a vCPU of VM {handle:#x} is loaded")
         if machine.dying:
-            return -EINVAL
+            return refuse(-EINVAL, "the VM is being torn down already")
         machine.dying = True
         return 0
 
     def finalise_teardown(self, handle: int) -> int | GuestCall:
         """``__pkvm_finalize_teardown_vm``: 0, -ENOENT or -EBUSY; devices are reset by module code on the way."""
         machine = self.table.get(handle)
+        refuse = self._hyp.part(Refusals).refuse
         if machine is None:
-            return -ENOENT
+            return refuse(-ENOENT, "no VM has this handle")
         if not machine.dying:
-            return -EBUSY
+            return refuse(-EBUSY, "the VM is not being torn down")
         mine = [number for number, owner in self.devices.items() if owner == handle]
         if mine:
             return self._reset(machine, mine, host_to_guest=False)
@@ -129,16 +132,19 @@ class Vms(State):
     def assign(self, machine: Vm, pfn: int, gfn: int) -> int | GuestCall:
         """``pkvm_host_map_guest_mmio``: the first page of a device resets it and gives it to the VM; then the page is mapped."""
         number = self._hyp.part(Devices).find(pfn << PAGE_SHIFT)
+        refuse = self._hyp.part(Refusals).refuse
         if number is None:
-            return -ENODEV
+            return refuse(-ENODEV, "no assignable device has a register at this address")
         owner = self.devices.get(number)
         if owner is not None:
-            return self._map_mmio(machine, pfn, gfn) if owner == machine.handle else -EBUSY
+            if owner != machine.handle:
+                return refuse(-EBUSY, f"VM {owner:#x} has the device")
+            return self._map_mmio(machine, pfn, gfn)
         hyp = self._hyp
         for base, size in hyp.part(Devices).resources[number]:
             error, _ = hyp.stage1.check_state(hyp.stage1.va_of(base), size, 0)
             if error:
-                return error
+                return refuse(error, "the hypervisor does not have all registers of the device yet", base)
         machine[ctx.CTX_RESETS - 8] = pfn
         machine[ctx.CTX_RESETS - 16] = gfn
         return self._reset(machine, [number], host_to_guest=True)
@@ -153,7 +159,7 @@ class Vms(State):
             if number not in resets:
                 if not host_to_guest:
                     raise HypBug(f"devices_teardown: device {number} of VM {machine.handle:#x} has no reset handler")
-                return -ENODEV
+                return self._hyp.part(Refusals).refuse(-ENODEV, "no module registered a reset handler for the device")
         at = ctx.CTX_RESETS
         machine[at] = len(numbers)
         machine[at + 8] = machine.handle
@@ -199,7 +205,7 @@ class Vms(State):
         """``__kvm_vcpu_run`` of the loaded vCPU; the exit code."""
         machine = self.current
         if machine is None or machine.dying:
-            return -EINVAL
+            return self._hyp.part(Refusals).refuse(-EINVAL, "no vCPU of a living VM is loaded on this CPU")
         return GuestCall(self._entry("guest_enter"), machine.vcpu_va)
 
     def _load(self, vcpu_va: int) -> None:

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pkvm_emu.elf.elements import NVHE_PREFIX, Section, is_mapping_symbol
-from pkvm_emu.errors import InputError
 from pkvm_emu.inspect import decode as d
 from pkvm_emu.inspect.program import Program
 
 _BEQ_OVER_ONE = 0x54000040
 
-#: Bytes of code at both levels together.
-CODE_LIMIT = 2 << 20
+#: Bytes of code that an inspection looks at, both levels together.
+CODE_LIMIT = 1 << 20
 
 
 @dataclass(slots=True)
@@ -53,22 +52,31 @@ class Function:
 class CodeMap:
     """All functions of a module, by address.
 
-    Raises:
-        InputError: there is more code than an inspection takes on.
+    ``sections`` are the code sections looked at: EL2 first, then of EL1 as much as fits into :data:`CODE_LIMIT`;
+    ``left_out`` names the others.
     """
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        total = sum(section.size for section in program.code_sections)
-        if total > CODE_LIMIT:
-            raise InputError(
-                f"{program.file.file_name}: {total >> 10} KiB of code, the limit for an inspection is {CODE_LIMIT >> 10} KiB"
-            )
-        self._words = {section.index: program.words(section) for section in program.code_sections}
-        self._data = {section.index: _data_ranges(program, section) for section in program.code_sections}
+        self.sections: list[Section] = []
+        self.left_out: list[str] = []
+        room = CODE_LIMIT
+        for section in sorted(program.code_sections, key=lambda section: not program.is_el2(section)):
+            if section.size <= room:
+                room -= section.size
+                self.sections.append(section)
+            else:
+                self.left_out.append(section.name)
+        taken = {section.index for section in self.sections}
+        self._words = {section.index: program.words(section) for section in self.sections}
+        self._data = {section.index: _data_ranges(program, section) for section in self.sections}
         self.functions: dict[int, Function] = {}
         self._starts: list[int] = []
-        starts = dict(program.function_starts)
+        starts = {
+            va: size
+            for va, size in program.function_starts.items()
+            if (home := program.image.section_at(va)) is not None and home.index in taken
+        }
         for target in self._call_targets():
             starts.setdefault(target, 0)
         self._starts = sorted(starts)
@@ -93,7 +101,7 @@ class CodeMap:
                 yield base + 4 * index, word
 
     def _call_targets(self) -> Iterator[int]:
-        for section in self._program.code_sections:
+        for section in self.sections:
             base, end = self._program.va_of(section), self._program.va_of(section) + (section.size & ~3)
             for va, word in self.instructions(section):
                 if word & 0xFC000000 == 0x94000000:

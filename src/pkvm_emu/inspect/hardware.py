@@ -10,9 +10,10 @@ from pkvm_emu.arch.psci import psci_name
 from pkvm_emu.arch.smccc import KNOWN_IDS, FunctionId, kvm_host_number
 from pkvm_emu.arch.sysreg import SysReg
 from pkvm_emu.inspect.disassembly import instruction_text
-from pkvm_emu.inspect.flow import Event, Flow
+from pkvm_emu.inspect.flow import Flow
 from pkvm_emu.inspect.functions import CodeMap
 from pkvm_emu.inspect.program import Place, Program
+from pkvm_emu.inspect.state import Event
 from pkvm_emu.inspect.values import Value, number, numbers
 
 _CONDUITS = {
@@ -160,7 +161,7 @@ def _read_calls(program: Program, code: CodeMap, flow: Flow) -> list[FirmwareCal
         elif event.kind not in ("smc", "hvc"):
             continue
         found[event.va] = _call(program, event.va, conduit, value, by or f"{conduit} #{event.target}")
-    for section in program.code_sections:
+    for section in code.sections:
         for va, word in code.instructions(section):
             if word & 0xFFE0001F in (0xD4000002, 0xD4000003) and va not in found:
                 conduit = "smc" if word & 1 else "hvc"
@@ -179,7 +180,7 @@ def _call(program: Program, va: int, conduit: str, value: Value, by: str) -> Fir
 def _read_system(program: Program, code: CodeMap) -> tuple[list[RegisterUse], list[Maintenance]]:
     uses: dict[str, tuple[list[Place], list[Place]]] = {}
     operations: dict[str, list[Place]] = {}
-    for section in program.code_sections:
+    for section in code.sections:
         if not program.is_el2(section):
             continue
         for va, word in code.instructions(section):

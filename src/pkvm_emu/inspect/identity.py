@@ -139,7 +139,7 @@ def read_build(program: Program, code: CodeMap) -> Build:
     """Collect what the code and the symbols tell of the build."""
     file = program.file
     words: dict[bool, set[int]] = {False: set(), True: set()}
-    for section in program.code_sections:
+    for section in code.sections:
         words[program.is_el2(section)].update(word for _, word in code.instructions(section))
     names = {symbol.name for symbol in file.symbols}
     imported = {symbol.name for symbol in file.symbols if not symbol.is_defined}

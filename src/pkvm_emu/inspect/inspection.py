@@ -30,7 +30,8 @@ from pkvm_emu.inspect.tracing import TracingFacts, read_tracing
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """The facts by topic. ``complete`` is False when the data flow stopped at its limit of work: calls may be missing then."""
+    """The facts by topic. ``complete`` is False when the data flow stopped at its limit of work, or
+    left sections out because there is too much code: calls may be missing then."""
 
     identity: Identity
     build: Build
@@ -88,5 +89,5 @@ def inspect_module(
         read_imports(file, others),
         read_exports(file),
         read_tracing(program),
-        flow.complete,
+        flow.complete and not code.left_out,
     )

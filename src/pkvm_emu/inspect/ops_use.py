@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pkvm_emu.abi.ops import OpSlot
-from pkvm_emu.inspect.flow import Event, Flow
+from pkvm_emu.inspect.flow import Flow
 from pkvm_emu.inspect.program import Place, Program
+from pkvm_emu.inspect.state import Event
 from pkvm_emu.inspect.values import Value, atoms, number, numbers, offsets
 
 REGISTER_CALL = "__pkvm_register_el2_call"

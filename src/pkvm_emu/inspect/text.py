@@ -200,7 +200,7 @@ class TextReport:
 
     def _limits(self) -> Iterator[str]:
         if not self._facts.complete:
-            yield "the data flow was stopped at its limit of work: more may be called than is shown"
+            yield "there is more code than an inspection goes through: more may be called than is shown"
         if self._facts.ops.unresolved:
             yield f"EL2 calls through pointers of unknown origin: {self._places(self._facts.ops.unresolved)}"
 

@@ -15,6 +15,7 @@ from pkvm_emu.kernel.log import KernelLog
 from pkvm_emu.kernel.modules import LoadedModule, ModuleLoader
 from pkvm_emu.kernel.page_allocator import PageAllocator
 from pkvm_emu.kernel.parameters import ModuleParameters
+from pkvm_emu.kernel.smp import Smp
 from pkvm_emu.kernel.symbols import KernelSymbols
 from pkvm_emu.kernel.varargs import RegisterArgs
 from pkvm_emu.kernel.vsprintf import format_text
@@ -32,7 +33,10 @@ _NS_PER_SECOND = 1_000_000_000
 #: Every word of the task that compiled code may read its stack canary from holds this (low byte 0, as Linux has it).
 STACK_CANARY = 0x5BD1_E995_C6A4_A700
 _TASK_HEADER_WORDS = 8
-_PID_OF_INIT = 1
+#: ``thread_info.cpu`` of builds with CONFIG_ARM64_SW_TTBR0_PAN and CONFIG_SHADOW_CALL_STACK, as GKI is.
+_THREAD_INFO_CPU = 40
+#: CPU 0 runs init; on the others a hotplug thread (``cpuhp/1``, ...) is current.
+_PID_OF_INIT, _PID_OF_FIRST_CPUHP = 1, 20
 
 
 class KernelFormatEnv(FormatEnv):
@@ -186,6 +190,7 @@ class Kernel(State):
             task = pa + layout.IMAGE_TASKS + cpu * layout.TASK_SIZE
             for word in range(_TASK_HEADER_WORDS, layout.TASK_SIZE // 8):
                 ram.write_u64(task + word * 8, STACK_CANARY)
+            ram.write_u32(task + _THREAD_INFO_CPU, cpu)
 
     def start_cpu(self, index: int) -> None:
         """Set the EL1 state of the CPU that is on the engine: MMU, vectors, task, stack; it is left at EL1h, masked."""
@@ -226,8 +231,9 @@ class Kernel(State):
 
     @property
     def pid(self) -> int:
-        """PID of the running task, as ``kvm [PID]:`` prefixes have it."""
-        return _PID_OF_INIT
+        """PID of the task that runs on the current CPU, as ``kvm [PID]:`` prefixes have it."""
+        cpu = self._machine.current.index
+        return _PID_OF_FIRST_CPUHP + cpu - 1 if cpu else _PID_OF_INIT
 
     def kvm_log(self, text: str, level: int = 3) -> None:
         """A line of KVM's: ``kvm [1]: text``."""
@@ -329,16 +335,24 @@ class Kernel(State):
         self._el2_preparation = prepare
 
     def deprivilege(self) -> None:
-        """``__pkvm_prot_finalize`` on every CPU: from here on the host's stage-2 is enforced."""
+        """``__pkvm_prot_finalize`` on every CPU that is online: from here on the host's stage-2 is enforced there."""
         number = self._generation.hypercalls["prot_finalize"]
-        for cpu in self._machine.cpus:
-            with self._machine.on_cpu(cpu.index):
+        for cpu in self._machine.power.running:
+            with self._machine.on_cpu(cpu):
                 answer = self.hvc(0xC600_0000 | number)
             if answer[0] or answer[1]:
                 result = answer[1] if not answer[0] else answer[0]
                 self._log.write(self._generation.boot.finalize_error_message.replace("%d", str(result)), level=3)
                 return
         self.deprivileged = True
+
+    def cpu_down(self, cpu: int) -> int:
+        """Take a CPU offline; 0 or a negative errno (see :meth:`pkvm_emu.kernel.smp.Smp.cpu_down`)."""
+        return self.part(Smp).cpu_down(cpu)
+
+    def cpu_up(self, cpu: int) -> int:
+        """Bring a CPU back; 0 or a negative errno (see :meth:`pkvm_emu.kernel.smp.Smp.cpu_up`)."""
+        return self.part(Smp).cpu_up(cpu)
 
     def set_symboliser(self, symbolize: Callable[[int], str | None]) -> None:
         """Install what names EL1 addresses."""

@@ -22,17 +22,10 @@ def unload_module(kernel: Kernel, module: LoadedModule) -> None:
         kernel.call(leave)
     module.status = "gone"
     del kernel.loader.modules[module.name]
-    memory = kernel.memory
-    for region in module.layout.regions:
-        va = region.va
-        while va < region.va + region.size:
-            pa = memory.to_pa(va)
-            order = kernel.pages.order_of(pa)
-            size = layout.PAGE_SIZE << (order or 0)
-            memory.unmap(va, size)
-            if order is not None:
-                kernel.pages.free_pages(pa, order)
-            va += size
+    for va, (pa, order) in list(module.blocks.items()):
+        kernel.memory.unmap(va, layout.PAGE_SIZE << order)
+        kernel.pages.free_pages(pa, order)
+        del module.blocks[va]
     # What ran there may be translated still.
     kernel.machine.core.code_epoch += 1
     kernel.machine.engine.flush_code()

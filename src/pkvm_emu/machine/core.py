@@ -243,12 +243,13 @@ class Core:
     def add_exit(self, stub_va: int, el: int) -> None:
         """Make the ``hvc`` at ``stub_va`` the return address of calls made from Python at ``el``."""
 
-        def leave() -> None:
-            self._exit = True
-            self.engine.stop()
-
         self.exit_stubs[el] = stub_va
-        self.add_service(stub_va, Service(f"return to Python from EL{el}", el, 0, leave))
+        self.add_service(stub_va, Service(f"return to Python from EL{el}", el, 0, self.leave))
+
+    def leave(self) -> None:
+        """Called while a service is answered in the hook: the run from Python ends here."""
+        self._exit = True
+        self.engine.stop()
 
     # The counter
 

@@ -10,11 +10,21 @@ from errno import EBUSY, EINVAL, ENODEV
 from pkvm_emu.hyp.devices import Devices
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.pgtable import PAGE_HYP_DEVICE, PROT_RWX
+from pkvm_emu.hyp.refusals import Refusals
 from pkvm_emu.hyp.registry import GuestCall, hypercall
 from pkvm_emu.hyp.vms import Vms
 from pkvm_emu.machine.calling import U8, U32, U64
 
 PAGE_SHIFT = 12
+_NO_VCPU = "no vCPU is loaded on this CPU"
+_NOT_PROTECTED = "the loaded vCPU is not that of a protected VM"
+_PROTECTED = "the VM is protected: its pages are its own"
+_NO_DEVICE = "this is not the whole register range of an assignable device"
+_TAKEN = "a VM has the device"
+
+
+def _refuse(hyp: Hypervisor, errno: int, rule: str) -> int:
+    return hyp.part(Refusals).refuse(-errno, rule)
 
 
 @hypercall("vcpu_load")
@@ -43,7 +53,7 @@ def host_donate_guest(hyp: Hypervisor, pfn: U64, gfn: U64, pages: U64) -> int:
     """Give pages to the protected VM that is loaded; x1 = errno."""
     machine = hyp.part(Vms).current
     if machine is None or not machine.protected:
-        return -EINVAL
+        return _refuse(hyp, EINVAL, _NO_VCPU if machine is None else _NOT_PROTECTED)
     return hyp.ownership.host_donate_guest(machine, pfn, gfn, pages, origin="host")
 
 
@@ -52,7 +62,7 @@ def host_share_guest(hyp: Hypervisor, pfn: U64, gfn: U64, prot: U64, pages: U64)
     """Share pages with the VM that is loaded, which is not protected; x1 = errno."""
     machine = hyp.part(Vms).current
     if machine is None or machine.protected:
-        return -EINVAL
+        return _refuse(hyp, EINVAL, _NO_VCPU if machine is None else _PROTECTED)
     return hyp.ownership.host_share_guest(machine, pfn, gfn, pages, prot, origin="host")
 
 
@@ -64,7 +74,7 @@ def host_map_guest(hyp: Hypervisor, pfn: U64, gfn: U64, pages: U64, prot: U64) -
     """
     machine = hyp.part(Vms).current
     if machine is None:
-        return -EINVAL
+        return _refuse(hyp, EINVAL, _NO_VCPU)
     if hyp.part(Vms).rules.pages_per_call == 1:
         pages, prot = 1, PROT_RWX
     if machine.protected:
@@ -77,7 +87,7 @@ def host_unshare_guest(hyp: Hypervisor, handle: U32, gfn: U64, pages: U64) -> in
     """Take shared pages back from a VM that is not protected; x1 = errno."""
     machine = hyp.part(Vms).table.get(handle)
     if machine is None or machine.protected:
-        return -EINVAL
+        return _refuse(hyp, EINVAL, "no VM has this handle" if machine is None else _PROTECTED)
     return hyp.ownership.host_unshare_guest(machine, gfn, pages, origin="host")
 
 
@@ -92,7 +102,7 @@ def reclaim_dying_guest_page(hyp: Hypervisor, handle: U32, pfn: U64, gfn: U64, o
     """Take a page of a dying VM back; x1 = errno (-EINVAL: no such VM, or it does not die)."""
     machine = hyp.part(Vms).table.get(handle)
     if machine is None or not machine.dying:
-        return -EINVAL
+        return _refuse(hyp, EINVAL, "no VM has this handle" if machine is None else "the VM is not being torn down")
     return hyp.ownership.reclaim_page(machine, pfn, gfn, order, origin="host")
 
 
@@ -114,9 +124,9 @@ def host_donate_hyp_mmio(hyp: Hypervisor, pfn: U64, pages: U64) -> int:
     """Take the registers of an assignable device from the host; x1 = errno (-ENODEV, -EBUSY: a VM has it)."""
     number = _whole_device(hyp, pfn, pages)
     if number is None:
-        return -ENODEV
+        return _refuse(hyp, ENODEV, _NO_DEVICE)
     if number in hyp.part(Vms).devices:
-        return -EBUSY
+        return _refuse(hyp, EBUSY, _TAKEN)
     return hyp.ownership.host_donate_hyp(pfn, pages, True, PAGE_HYP_DEVICE, origin="host")
 
 
@@ -125,9 +135,9 @@ def host_reclaim_hyp_mmio(hyp: Hypervisor, pfn: U64, pages: U64) -> int:
     """Give the registers of a device that no VM has back to the host; x1 = errno."""
     number = _whole_device(hyp, pfn, pages)
     if number is None:
-        return -ENODEV
+        return _refuse(hyp, ENODEV, _NO_DEVICE)
     if number in hyp.part(Vms).devices:
-        return -EBUSY
+        return _refuse(hyp, EBUSY, _TAKEN)
     return hyp.ownership.hyp_donate_host(pfn, pages, origin="host")
 
 
@@ -136,5 +146,5 @@ def host_map_guest_mmio(hyp: Hypervisor, pfn: U64, gfn: U64) -> int | GuestCall:
     """Map a page of device registers in the loaded VM; the first one resets the device and assigns it; x1 = errno."""
     machine = hyp.part(Vms).current
     if machine is None or not machine.protected:
-        return -EINVAL
+        return _refuse(hyp, EINVAL, _NO_VCPU if machine is None else _NOT_PROTECTED)
     return hyp.part(Vms).assign(machine, pfn, gfn)

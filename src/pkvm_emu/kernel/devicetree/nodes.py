@@ -48,6 +48,10 @@ class OfNode(State):
         """What it was made from."""
         return self._tree
 
+    def follow(self, tree: TreeNode) -> None:
+        """Belong to an equal node of another tree from now on."""
+        self._tree = tree
+
     @property
     def parent(self) -> OfNode | None:
         """The node above; None for the root."""
@@ -78,38 +82,35 @@ class DeviceTree(State):
         self._kernel = kernel
         self._arena = Arena(kernel, "kernel.devicetree.memory")
         self._strings: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.devicetree.strings")
-        self._by_tree: dict[int, OfNode] = {}
-        self._root_tree: TreeNode | None = None
+        self._tree: TreeNode | None = None
         self.nodes: StateDict[int, OfNode] = StateDict(kernel.machine.journal, "kernel.devicetree.nodes")
+        self.by_path: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.devicetree.paths")
         self.root = 0
-        #: The tree was made up for the modules; more may be added for later ones.
-        self.made_up = False
 
     # Making
 
-    def install(self, tree: TreeNode, made_up: bool = False) -> None:
+    def install(self, tree: TreeNode) -> None:
         """Make ``tree`` the kernel's device tree."""
-        self._root_tree = tree
-        self.made_up = made_up
+        self._tree = tree
         self.root = self._add(tree, None).address
 
-    def grow(self) -> None:
-        """Take nodes over that were added to the installed tree since."""
-        assert self._root_tree is not None
-        for tree in self._root_tree.walk():
-            for child in tree.children:
-                if self._of_tree(child) is None:
-                    self._attach(self._add(child, self._of_tree(tree)))
-
-    def _of_tree(self, tree: TreeNode) -> OfNode | None:
-        node = self._by_tree.get(id(tree))
-        # After a restore the Python side may know nodes that guest memory no longer has.
-        return node if node is not None and node.tree is tree and node.address in self.nodes else None
+    def grow(self, tree: TreeNode) -> None:
+        """Take over a tree that has the nodes of the present one, and new ones."""
+        self._tree = tree
+        for one in tree.walk():
+            node = self.live(one)
+            if node is not None:
+                node.follow(one)
+            elif one.parent is not None:
+                above = self.live(one.parent)
+                # Below a new node everything is new, and was added with it.
+                if above is not None:
+                    self._attach(self._add(one, above))
 
     def _add(self, tree: TreeNode, parent: OfNode | None) -> OfNode:
         node = OfNode(self._kernel, self._arena.allocate(NODE.size), tree, parent)
         self.nodes[node.address] = node
-        self._by_tree[id(tree)] = node
+        self.by_path[tree.path] = node.address
         self._write_structure(node)
         self._write_properties(node)
         for child in tree.children:
@@ -166,7 +167,7 @@ class DeviceTree(State):
     @property
     def tree(self) -> TreeNode | None:
         """The installed tree."""
-        return self._root_tree if self.root else None
+        return self._tree if self.root else None
 
     def node(self, address: int) -> OfNode | None:
         """The node at a guest pointer; None for NULL.
@@ -187,35 +188,39 @@ class DeviceTree(State):
 
     def live(self, tree: TreeNode | None) -> OfNode | None:
         """The node in guest memory of a node of the tree."""
-        return None if tree is None else self._of_tree(tree)
+        address = None if tree is None else self.by_path.get(tree.path)
+        return None if address is None else self.nodes[address]
 
     def all_nodes(self, start: int = 0) -> Iterator[OfNode]:
         """All nodes depth first; those after the one at ``start``."""
-        if not self.root or self._root_tree is None:
-            return
         after = self.node(start)
-        seen = after is None
-        for tree in self._root_tree.walk():
-            node = self._of_tree(tree)
-            if node is None:
-                continue
-            if seen:
-                yield node
-            elif node is after:
-                seen = True
+        if after is None:
+            stack = [self.root] if self.root else []
+        else:
+            stack = self._rest(after)
+        while stack:
+            node = self.nodes[stack.pop()]
+            yield node
+            stack.extend(reversed(node.children))
+
+    @staticmethod
+    def _rest(node: OfNode) -> list[int]:
+        """What is still to be visited after a node: its children on top, then its younger siblings, then its parent's."""
+        levels = [list(node.children)]
+        while node.parent is not None:
+            siblings = node.parent.children
+            levels.append(list(siblings[siblings.index(node.address) + 1 :]))
+            node = node.parent
+        return [address for level in reversed(levels) for address in reversed(level)]
 
     def find(self, path: str) -> OfNode | None:
         """The node at an absolute path, or at one that begins with an alias."""
-        root = self.tree
-        if root is None:
-            return None
         if not path.startswith("/"):
             alias, slash, rest = path.partition("/")
-            aliases = root.child("aliases")
-            target = aliases.string(alias) if aliases is not None else None
+            aliases = self.find("/aliases")
+            target = aliases.tree.string(alias) if aliases is not None else None
             if target is None:
                 return None
             path = f"{target}/{rest}" if slash else target
-        if "//" in path or (path != "/" and path.endswith("/")):
-            return None
-        return self.live(root.find(path))
+        address = self.by_path.get(path)
+        return None if address is None else self.nodes[address]

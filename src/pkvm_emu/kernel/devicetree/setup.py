@@ -12,7 +12,7 @@ from pkvm_emu.kernel.devicetree.nodes import DeviceTree
 from pkvm_emu.kernel.devicetree.tree import TreeNode
 from pkvm_emu.kernel.devicetree.wants import wants_of
 from pkvm_emu.kernel.registry import kernel_part
-from pkvm_emu.machine.state import State
+from pkvm_emu.machine.state import State, StateList
 
 if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
@@ -32,8 +32,14 @@ class BoardSetup(State):
         super().__init__(kernel.machine.journal, "kernel.board")
         self._kernel = kernel
         self._board: Board | None = None
+        #: What :attr:`_board` was made for; it differs from ``modules`` after a restore.
+        self._made_for: list[ModuleFile] = []
+        self._region_count = 0
         #: The user gave a tree: nothing is made up.
         self.is_given = False
+        #: The modules that the board was made up for, and the memory it reserved for them, in order.
+        self.modules: StateList[ModuleFile] = StateList(kernel.machine.journal)
+        self.regions: StateList[int] = StateList(kernel.machine.journal)
 
     def use(self, tree: TreeNode) -> None:
         """Install the user's tree. As a boot loader does, its memory nodes and boot arguments become this machine's."""
@@ -52,21 +58,30 @@ class BoardSetup(State):
 
     def make_up(self, files: Sequence[ModuleFile]) -> None:
         """Add what modules ask for to the made-up board; without a module that uses a device tree there is none."""
-        if self.is_given:
+        new = [] if self.is_given else [file for file in files if wants_of(file).uses_tree]
+        if not new:
             return
-        for file in files:
-            wants = wants_of(file)
-            if not wants.uses_tree:
-                continue
-            board = self._board
-            if board is None or not self._kernel.part(DeviceTree).root:
-                board = self._board = self._new_board()
-                board.add(wants)
-                self._kernel.part(DeviceTree).install(board.root, made_up=True)
-            else:
-                board.add(wants)
-                self._kernel.part(DeviceTree).grow()
-            self._kernel.part(MmioWindows).map_tree(board.root)
+        board = self._present_board()
+        for file in new:
+            board.add(wants_of(file))
+            self.modules.append(file)
+        self._made_for = list(self.modules)
+        live = self._kernel.part(DeviceTree)
+        if live.root:
+            live.grow(board.root)
+        else:
+            live.install(board.root)
+        self._kernel.part(MmioWindows).map_tree(board.root)
+
+    def _present_board(self) -> Board:
+        """The board as it stands. Going back to a snapshot leaves a later one in Python, so it is made again then."""
+        board = self._board
+        if board is None or self._made_for != list(self.modules):
+            self._region_count = 0
+            board = self._board = self._new_board()
+            for file in self.modules:
+                board.add(wants_of(file))
+        return board
 
     @property
     def tree(self) -> TreeNode:
@@ -81,5 +96,11 @@ class BoardSetup(State):
         )
 
     def _allocate_region(self, size: int) -> int | None:
+        position = self._region_count
+        self._region_count += 1
+        if position < len(self.regions):
+            return int(self.regions[position])
         order = ((size - 1) >> _PAGE_SHIFT).bit_length()
-        return self._kernel.pages.alloc_pages(order, zero=True)
+        base = self._kernel.pages.alloc_pages(order, zero=True)
+        self.regions.append(base or 0)
+        return base

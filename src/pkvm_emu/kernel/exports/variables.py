@@ -7,6 +7,7 @@ import struct
 from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.kernel import STACK_CANARY, Kernel
 from pkvm_emu.kernel.registry import kernel_variable
+from pkvm_emu.kernel.smp import Smp
 from pkvm_emu.kernel.time import Clock
 
 _MASK64 = (1 << 64) - 1
@@ -88,12 +89,18 @@ def empty_zero_page(kernel: Kernel) -> bytes:
 # CPUs
 
 
-def _cpu_mask(kernel: Kernel) -> bytes:
+def _all_cpus(kernel: Kernel) -> bytes:
     return _u64((1 << kernel.machine.profile.cpus) - 1)
 
 
-for _name in ("online", "possible", "present", "active"):
-    kernel_variable(f"__cpu_{_name}_mask", _MASK_BYTES)(_cpu_mask)
+def _online_cpus(kernel: Kernel) -> bytes:
+    return _u64(kernel.part(Smp).online)
+
+
+for _name in ("possible", "present"):
+    kernel_variable(f"__cpu_{_name}_mask", _MASK_BYTES)(_all_cpus)
+for _name in ("online", "active"):
+    kernel_variable(f"__cpu_{_name}_mask", _MASK_BYTES)(_online_cpus)
 
 
 @kernel_variable("nr_cpu_ids", 4)
@@ -104,8 +111,8 @@ def nr_cpu_ids(kernel: Kernel) -> bytes:
 
 @kernel_variable("__num_online_cpus", 4)
 def num_online_cpus(kernel: Kernel) -> bytes:
-    """Number of CPUs that run."""
-    return struct.pack("<I", kernel.machine.profile.cpus)
+    """Number of CPUs that are online."""
+    return struct.pack("<I", kernel.part(Smp).online.bit_count())
 
 
 @kernel_variable("__per_cpu_offset", 8 * _NR_CPUS)
