@@ -126,10 +126,22 @@ def _print(report: RunReport, failure: PkvmEmuError | None, as_json: bool, refus
             facts["refusals"] = [refusal.as_dict() for refusal in refusals]
         print(json.dumps(facts, indent=2))
         return
-    sys.stdout.write(report.as_text(colour=sys.stdout.isatty()))
+    if sys.stdout.isatty():
+        _print_styled(report)
+    else:
+        sys.stdout.write(report.as_text())
     if refusals is not None:
         sys.stdout.write(f"refused:\n{refusals}\n")
     sys.stdout.flush()
+
+
+def _print_styled(report: RunReport) -> None:
+    # Only for a terminal: importing the library takes longer than most runs.
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for line in report.lines():
+        console.print(line.text, style=line.style)
 
 
 def _exit_code(system: System, report: RunReport) -> int:

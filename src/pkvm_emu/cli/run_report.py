@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pkvm_emu.hyp.op_table import FIRMWARE_OPS
 from pkvm_emu.hyp.registrations import registrations
 
 if TYPE_CHECKING:
     from pkvm_emu.elf.module_file import ModuleFile
     from pkvm_emu.errors import PkvmEmuError
     from pkvm_emu.kernel.modules import LoadedModule
+    from pkvm_emu.machine.core import Service
     from pkvm_emu.results import HvcResult
     from pkvm_emu.system import System
 
 _PROT = ((4, "R"), (2, "W"), (1, "X"))
-_BOLD, _RED, _GREEN, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[0m"
-_COLOUR_OF = {"loaded": _GREEN, "failed": _RED, "stopped": _RED, "skipped": _RED}
+_STYLE_OF_STATUS = {"loaded": "green", "failed": "bold red", "stopped": "bold red", "skipped": "red"}
+_OP_PREFIX, _OP_SUFFIX = "ops->", "()"
+
+
+class Line(NamedTuple):
+    """One line of the report and its style where there is colour (the terminal library's words)."""
+
+    text: str
+    style: str | None = None
 
 
 class Call(NamedTuple):
@@ -37,6 +46,10 @@ class Mapped(NamedTuple):
     prot: str
 
 
+def _heading(text: str) -> Line:
+    return Line(text, "bold")
+
+
 class RunReport:
     """Collects what a run did; everything but the calls is read from the system when it is printed."""
 
@@ -44,6 +57,13 @@ class RunReport:
         self._system = system
         self._files = files
         self.calls: list[Call] = []
+        self._ops: dict[str, int] = {}
+        system.machine.core.on_service = self._note_service
+
+    def _note_service(self, service: Service, _registers: tuple[int, ...]) -> None:
+        if service.el == 2 and (service.name.startswith(_OP_PREFIX) or service.name in FIRMWARE_OPS):
+            name = service.name.removeprefix(_OP_PREFIX).removesuffix(_OP_SUFFIX)
+            self._ops[name] = self._ops.get(name, 0) + 1
 
     def add_call(self, name: str, arguments: Sequence[int], result: HvcResult) -> None:
         """Remember one call."""
@@ -51,56 +71,61 @@ class RunReport:
 
     # Text
 
-    def as_text(self, colour: bool = False) -> str:
-        """The report for people; ``colour`` adds ANSI colours and nothing else."""
-        return "\n".join(self._lines(colour)) + "\n"
+    def as_text(self) -> str:
+        """The report for people, without colour."""
+        return "".join(f"{line.text}\n" for line in self.lines())
 
-    def _lines(self, colour: bool) -> Iterator[str]:
+    def lines(self) -> Iterator[Line]:
+        """The report line by line."""
         system = self._system
-
-        def heading(text: str) -> str:
-            return f"{_BOLD}{text}{_PLAIN}" if colour else text
-
-        yield heading(self._machine_line())
-        yield ""
-        yield heading("Boot")
+        yield _heading(self._machine_line())
+        yield Line("")
+        yield _heading("Boot")
         for name, status, reason in self._outcomes():
-            word = f"{_COLOUR_OF.get(status, '')}{status}{_PLAIN}" if colour else status
-            yield f"  {word:<8} {name}" + (f": {reason}" if reason else "")
-        yield "  the host is " + ("deprivileged" if system.kernel.deprivileged else "not deprivileged")
+            yield Line(f"  {status:<8} {name}" + (f": {reason}" if reason else ""), _STYLE_OF_STATUS.get(status))
+        yield Line("  the host is " + ("deprivileged" if system.kernel.deprivileged else "not deprivileged"))
         if system.kernel.deprivileged and not system.is_secure:
-            yield "  the system is insecure: protected VMs are refused"
+            yield Line("  the system is insecure: protected VMs are refused", "red")
         for module in system.modules.values():
-            yield from self._module_lines(module, heading)
-        found = registrations(system.hyp)
-        if found:
-            yield ""
-            yield heading("Registered at EL2")
-            for kind, address in found:
-                yield f"  {kind}: {system.symbols.describe(address, 2)}"
-        if system.hyp.el3.unanswered:
-            ids = ", ".join(f"{function:#010x}" for function in system.hyp.el3.unanswered)
-            yield f"  SMCs that reached EL3 and were not answered there: {ids}"
+            yield from self._module_lines(module)
+        yield from self._el2_lines()
         if self.calls:
-            yield ""
-            yield heading("Calls")
+            yield Line("")
+            yield _heading("Calls")
             for name, arguments, result in self.calls:
-                yield f"  {name}({', '.join(f'{a:#x}' for a in arguments)}) = {result}"
-        yield ""
-        yield heading("dmesg")
-        for line in system.dmesg.splitlines():
-            yield f"  {line}"
+                style = "green" if result.is_success else "bold red"
+                yield Line(f"  {name}({', '.join(f'{a:#x}' for a in arguments)}) = {result}", style)
+        yield Line("")
+        yield _heading("dmesg")
+        for text in system.dmesg.splitlines():
+            yield Line(f"  {text}")
 
-    def _module_lines(self, module: LoadedModule, heading: Any) -> Iterator[str]:
+    def _module_lines(self, module: LoadedModule) -> Iterator[Line]:
         if not module.token:
             return
-        yield ""
-        yield heading(f"{module.name} at EL2 (token {module.token:#x})")
-        yield f"  {'section':<16} {'EL1':<18} {'EL2':<18} {'size':>9}  prot"
+        yield Line("")
+        yield _heading(f"{module.name} at EL2 (token {module.token:#x})")
+        yield Line(f"  {'section':<16} {'EL1':<18} {'EL2':<18} {'size':>9}  prot")
         for row in self._mapped(module):
-            yield f"  {row.section:<16} {row.el1:#018x} {row.el2:#018x} {row.size:>#9x}  {row.prot}"
+            yield Line(f"  {row.section:<16} {row.el1:#018x} {row.el2:#018x} {row.size:>#9x}  {row.prot}")
         for name, number in module.hypercalls.items():
-            yield f"  hypercall {number} ({0xC600_0000 | number:#x}): {name}"
+            yield Line(f"  hypercall {number} ({0xC600_0000 | number:#x}): {name}")
+
+    def _el2_lines(self) -> Iterator[Line]:
+        system = self._system
+        found = registrations(system.hyp)
+        if not found and not self._ops and not system.hyp.el3.unanswered:
+            return
+        yield Line("")
+        yield _heading("At EL2")
+        for kind, address in found:
+            yield Line(f"  registered {kind}: {system.symbols.describe(address, 2)}")
+        if self._ops:
+            counts = ", ".join(f"{name} {count}" for name, count in sorted(self._ops.items()))
+            yield Line(f"  ops called: {counts}")
+        if system.hyp.el3.unanswered:
+            ids = ", ".join(f"{function:#010x}" for function in system.hyp.el3.unanswered)
+            yield Line(f"  SMCs that reached EL3 and were not answered there: {ids}")
 
     # Facts
 
@@ -155,6 +180,7 @@ class RunReport:
                 {"kind": kind, "address": address, "function": system.symbols.describe(address, 2)}
                 for kind, address in registrations(system.hyp)
             ],
+            "ops": dict(sorted(self._ops.items())),
             "unanswered_smcs": list(system.hyp.el3.unanswered),
             "calls": [
                 {"name": name, "arguments": list(arguments), **result._asdict(), "status": result.status}
