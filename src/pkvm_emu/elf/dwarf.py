@@ -51,7 +51,9 @@ class SourceLines:
             self._rows = self._read()
         rows = self._rows.get(section_index, [])
         position = bisect_right(rows, offset, key=lambda row: row.offset) - 1
-        return rows[position].line if position >= 0 else None
+        found = rows[position].line if position >= 0 else None
+        # Line 0 is the compiler's word for code that belongs to no line (merged from several).
+        return found if found is not None and found.line else None
 
     def _read(self) -> dict[int, list[_Row]]:
         found: dict[int, list[_Row]] = {}

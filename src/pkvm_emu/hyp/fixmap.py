@@ -20,6 +20,9 @@ from pkvm_emu.machine.state import State
 if TYPE_CHECKING:
     from pkvm_emu.hyp.hypervisor import Hypervisor
 
+#: Tries after which the holder of the block slot counts as one that never releases it.
+_SPIN_LIMIT = 100_000
+
 
 @hyp_part
 class Fixmap(State):
@@ -27,12 +30,14 @@ class Fixmap(State):
 
     Attributes:
         block_holder: the CPU that holds the lock of the block slot, or None.
+        tries: how often in a row a CPU found it held.
     """
 
     def __init__(self, hyp: Hypervisor) -> None:
         super().__init__(hyp.machine.journal, "hyp.fixmap")
         self._hyp = hyp
         self.block_holder: int | None = None
+        self.tries = 0
         cpus = hyp.machine.profile.cpus
         self._entries = [self._make_slot(layout.FIXMAP_VA + cpu * PAGE_SIZE, PAGE_SIZE) for cpu in range(cpus)]
         self._block_entry = self._make_slot(layout.FIXBLOCK_VA, layout.FIXBLOCK_SIZE)
@@ -69,20 +74,26 @@ class Fixmap(State):
         """Clear this CPU's slot (nothing happens to an empty one)."""
         self._clear(self._entries[self._hyp.cpu.index])
 
-    def map_block(self, pa: int) -> int:
-        """Map the 2 MiB block at ``pa`` and hold the slot's lock; the VA.
+    def map_block(self, pa: int) -> int | None:
+        """Map the 2 MiB block at ``pa`` and hold the slot's lock; the VA, or None where the CPU has to try again in its next turn.
 
         Raises:
             HypBug: ``pa`` is not 2 MiB aligned.
-            Stuck: the slot is held already: a device spins on its lock for ever.
+            Stuck: the slot is held by this CPU, or by one that does not run: a device spins on its lock for ever.
         """
         if pa % layout.FIXBLOCK_SIZE:
             raise HypBug(f"fixblock_map({pa:#x}): the address is not 2 MiB aligned")
         if self.block_holder is not None:
+            self.tries += 1
+            core = self._hyp.machine.core
+            if core.takes_turns and self.block_holder != self._hyp.cpu.index and self.tries < _SPIN_LIMIT:
+                core.engine.write("pc", core.engine.read("pc") - 4)
+                return None
             raise Stuck(
-                f"fixblock_map({pa:#x}) by {self._hyp.caller()} waits for ever for the block slot, which CPU "
-                f"{self.block_holder} holds since its own fixblock_map()"
+                f"fixblock_map({pa:#x}) by {self._hyp.caller()} on CPU {self._hyp.cpu.index} waits for ever for the block slot, "
+                f"which CPU {self.block_holder} holds since its own fixblock_map()"
             )
+        self.tries = 0
         self.block_holder = self._hyp.cpu.index
         self._set(self._block_entry, self._hyp.machine.ram.read_u64(self._block_entry), pa)
         return layout.FIXBLOCK_VA

@@ -33,9 +33,10 @@ _KCFI_WORD_OF_NULL = (1 << 64) - 4
 class PanicState:
     """The registers that the panic message shows, and the stack overflow verdict.
 
-    ``elr`` is the hyp VA of the instruction at fault; ``sp`` and ``lr`` were EL2's stack pointer and x30.
+    ``cpu`` is the CPU that panicked; ``elr`` is the hyp VA of the instruction at fault; ``sp`` and ``lr`` were EL2's stack pointer and x30.
     """
 
+    cpu: int
     esr: int
     elr: int
     spsr: int
@@ -131,6 +132,7 @@ class PanicPath(State):
             self._finish()
         sp = engine.read("sp")
         self.state = PanicState(
+            cpu=cpu.index,
             esr=engine.read("esr_el2"),
             elr=engine.read("elr_el2"),
             spsr=engine.read_sysreg("SPSR_EL2"),
@@ -150,7 +152,9 @@ class PanicPath(State):
         state, reason = self.state, self.reason
         assert state is not None
         self.state = self.reason = None
-        message = f"{self._heading(state)}: {reason}"
+        # Where there is one CPU only, its number says nothing.
+        on_cpu = f" on CPU {state.cpu}" if len(self._hyp.machine.cpus) > 1 else ""
+        message = f"{self._heading(state)}{on_cpu}: {reason}"
         self._report(state, message)
         raise HypPanic(message, state, reason)
 

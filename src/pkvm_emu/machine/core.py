@@ -87,6 +87,8 @@ class Core:
         self.events = 0
         self.code_epoch = 0
         self.depth = 0
+        #: Several CPUs run in turns: what another CPU holds may become free.
+        self.takes_turns = False
         self.on_exception: Callable[[Taken], None] | None = None
         self.on_service: Callable[[Service, tuple[int, ...]], None] | None = None
         self.on_smc: Callable[[], None] | None = None

@@ -62,6 +62,7 @@ class Scheduler:
         results: dict[int, tuple[int, ...]] = {}
         self._pcs.clear()
         self._waiting.clear()
+        shared, self._core.takes_turns = self._core.takes_turns, True
         for cpu, (va, arguments) in sorted(calls.items()):
             machine.switch_to(cpu)
             machine.engine.write("x30", self._core.exit_stubs[self._core.el])
@@ -71,6 +72,7 @@ class Scheduler:
         try:
             self._take_turns(results)
         finally:
+            self._core.takes_turns = shared
             for index in (before, *machine.power.running):
                 if machine.power.is_on(index):
                     machine.switch_to(index)
@@ -86,7 +88,7 @@ class Scheduler:
                 if cpu in waiting:
                     continue
                 events = core.events
-                self._turn(cpu, results)
+                self._turn(cpu, self._random.randint(1, self._longest_turn), results)
                 quiet = 0 if core.events != events else quiet + 1
             if waiting and waiting == set(pcs):
                 raise Stuck(f"every CPU waits for an event that nothing sends ({self._places(-4)})")
@@ -98,12 +100,11 @@ class Scheduler:
                 raise Stuck(f"no CPU makes progress ({self._places()})")
             elif quiet > next_look:
                 next_look *= 4
-                self._look_for_deadlock()
+                self._look_for_deadlock(results)
 
-    def _turn(self, cpu: int, results: dict[int, tuple[int, ...]]) -> None:
+    def _turn(self, cpu: int, length: int, results: dict[int, tuple[int, ...]]) -> None:
         machine, core, pcs = self._machine, self._core, self._pcs
         machine.switch_to(cpu)
-        length = self._random.randint(1, self._longest_turn)
         settled = core.advance(pcs[cpu], length)
         self._count(length)
         pcs[cpu] = machine.engine.read("pc")
@@ -127,13 +128,18 @@ class Scheduler:
         if core.watchdog.executed > core.instruction_budget:
             raise Stuck(f"the budget of {core.instruction_budget} instructions is spent ({self._places()})")
 
-    def _look_for_deadlock(self) -> None:
+    def _look_for_deadlock(self, results: dict[int, tuple[int, ...]]) -> None:
         """Raise where every CPU that is left goes round in a loop that only another could end."""
-        found = {}
+        core, found = self._core, {}
         for cpu in sorted(self._pcs.keys() - self._waiting):
+
+            def step(cpu: int = cpu) -> bool:
+                events = core.events
+                self._turn(cpu, 1, results)
+                return core.events == events and cpu not in self._waiting
+
             self._machine.switch_to(cpu)
-            spin = find_spin(self._core, self._pcs[cpu])
-            self._pcs[cpu] = self._machine.engine.read("pc")
+            spin = find_spin(core, step)
             if spin is None:
                 return
             found[cpu] = spin

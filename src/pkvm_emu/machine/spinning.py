@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,37 +41,35 @@ class Spin:
         return f"{on} in the loop {self.first} .. {self.last}"
 
 
-def find_spin(core: Core, pc: int) -> Spin | None:
+def find_spin(core: Core, step: Callable[[], bool]) -> Spin | None:
     """Step the CPU on the engine until its registers are what they were before, within a short loop.
 
     Args:
         core: runs the CPU.
-        pc: where it is; afterwards it has gone on by some instructions, whose effects count.
+        step: executes one instruction; False where the CPU did something else than go on (an exception, a service, a return).
 
     Returns:
-        The loop; None where the registers do not come back, or the CPU does something else (an exception, a service).
+        The loop, or None where the registers do not come back.
     """
-    engine = core.engine
+    engine, el = core.engine, core.el
     frame = engine.batch(*[f"x{n}" for n in range(31)], "sp", "nzcv", "pc")
-    start = None
-    events, el = core.events, core.el
+    start: tuple[int, ...] = ()
     places: list[int] = []
     atomics: dict[int, None] = {}
     plain: dict[int, None] = {}
-    for step in range(2 * _LONGEST_LOOP):
+    for count in range(2 * _LONGEST_LOOP):
         here = tuple(frame.read())
-        if step and here == start:
+        if count and here == start:
             names = tuple(core.describe(va, el) for va in sorted(atomics or plain))
             return Spin(core.describe(min(places), el), core.describe(max(places), el), names)
         # The anchor moves once, so that what comes before the loop does not matter.
-        if step in (0, _LONGEST_LOOP):
+        if count in (0, _LONGEST_LOOP):
             start = here
             places, atomics, plain = [], {}, {}
+        pc = here[-1]
         places.append(pc)
         _note_load(core.fetch(pc), here, atomics, plain)
-        core.advance(pc, 1)
-        pc = engine.read("pc")
-        if core.events != events:
+        if not step():
             return None
     return None
 

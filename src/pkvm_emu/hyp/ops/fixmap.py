@@ -24,10 +24,11 @@ def fixmap_unmap(hyp: Hypervisor) -> None:
 
 
 @op("fixblock_map")
-def fixblock_map(hyp: Hypervisor, phys: U64) -> int:
+def fixblock_map(hyp: Hypervisor, phys: U64) -> int | None:
     """Map the 2 MiB block at ``phys`` in the one slot of all CPUs, which stays locked until ``fixblock_unmap`` (android16).
 
-    A ``phys`` that is not 2 MiB aligned is a hypervisor BUG; a second call before the unmap waits for ever.
+    A ``phys`` that is not 2 MiB aligned is a hypervisor BUG; a second call by the same CPU before the
+    unmap waits for ever.
     """
     return hyp.part(Fixmap).map_block(phys)
 
