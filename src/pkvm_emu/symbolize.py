@@ -43,11 +43,24 @@ class Symbolizer:
             return name
         image_end = kernel_layout.KIMAGE_VADDR + kernel_layout.KIMAGE_SIZE
         if kernel_layout.KIMAGE_VADDR <= va < image_end:
+            hyp_name = self._hyp_text(va)
+            if hyp_name is not None:
+                return hyp_name
             for symbol, address in self._kernel.symbols.addresses.items():
                 size = self._kernel.symbols.sizes.get(symbol, 8)
                 if address <= va < address + size:
                     return f"{symbol}+{va - address:#x}/{size:#x}"
         return None
+
+    def _hyp_text(self, va: int) -> str | None:
+        """The hypervisor's own code as the kernel image names it: ``__kvm_nvhe_hyp_bug+0x0/0x4``."""
+        _, (offsets, names), size = self._firmware[2]
+        distance = va - kernel_layout.KIMAGE_VADDR - kernel_layout.IMAGE_HYP_TEXT
+        index = bisect_right(offsets, distance) - 1
+        if not 0 <= distance < size or index < 0:
+            return None
+        end = offsets[index + 1] if index + 1 < len(offsets) else size
+        return f"__kvm_nvhe_{names[index]}+{distance - offsets[index]:#x}/{end - offsets[index]:#x}"
 
     def el2(self, va: int) -> str | None:
         """The same for an EL2 address."""

@@ -11,11 +11,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pkvm_emu.abi.generation import Generation, generation
+from pkvm_emu.abi.generation import EVENTS_SECTION, PRINTK_SECTION, Generation, generation
+from pkvm_emu.cpus import SystemCpu, run_on
 from pkvm_emu.devices.standard import StandardDevices
 from pkvm_emu.elf.detect import detect_generation_name
 from pkvm_emu.elf.module_file import ModuleFile
@@ -28,16 +30,16 @@ from pkvm_emu.kernel import announce, layout
 from pkvm_emu.kernel.boot import BootReport, boot_protected_modules, load_without_protection
 from pkvm_emu.kernel.command_line import CommandLine
 from pkvm_emu.kernel.console import touch_uart
-from pkvm_emu.kernel.hyp_panic import HypPanicHandler
-from pkvm_emu.kernel.devicetree.blob import read_device_tree
 from pkvm_emu.kernel.devicetree.irq import Interrupts
 from pkvm_emu.kernel.devicetree.mmio import MmioWindows
 from pkvm_emu.kernel.devicetree.setup import BoardSetup
 from pkvm_emu.kernel.devicetree.tree import TreeNode
+from pkvm_emu.kernel.hyp_panic import HypPanicHandler
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.modules import LoadedModule
 from pkvm_emu.machine.machine import Machine
 from pkvm_emu.machine.profile import MachineProfile
+from pkvm_emu.machine.scheduler import DEFAULT_TURN
 from pkvm_emu.machine.snapshot import Snapshot
 from pkvm_emu.pages import Pages
 from pkvm_emu.results import HvcResult
@@ -46,6 +48,7 @@ from pkvm_emu.symbolize import Symbolizer
 if TYPE_CHECKING:
     from pkvm_emu.explain import Explanations
     from pkvm_emu.kernel.fs import FileSystem
+    from pkvm_emu.tracing.pipe import TracePipe
     from pkvm_emu.vm import VirtualMachine
 
 HCALL_BASE = 0xC600_0000
@@ -107,6 +110,7 @@ class System:
         self.mmio = self.kernel.part(MmioWindows).registers
         self.kernel.set_symboliser(self.symbols.el1)
         self.kernel.set_el2_preparation(self._prepare_el2)
+        self.kernel.set_host_entries(self._host_entry)
         self.machine.core.describe = self.symbols.describe
         self.modules = Modules(self)
         self.pages = Pages(self.hyp)
@@ -133,7 +137,17 @@ class System:
 
     def _prepare_el2(self, module: LoadedModule) -> None:
         self.hyp.expect_kcfi(module.file.kcfi.el2 or "none")
+        tables = (module.file.section(name) for name in (EVENTS_SECTION, PRINTK_SECTION))
+        if any(table is not None and table.size for table in tables):
+            from pkvm_emu.kernel.tracing.events import TraceEventTable
+
+            self.kernel.part(TraceEventTable).add_module(module)
         self.machine.core.hook_counter_reads(module.counter_reads(el=2))
+        self.machine.hook_cpu_id_reads(module.cpu_id_reads(el=2))
+
+    def _host_entry(self, pa: int) -> int:
+        leaf = self.hyp.ownership.host_stage2_get_leaf(pa)
+        return leaf.descriptor if leaf is not None else 0
 
     # Facts
 
@@ -159,6 +173,13 @@ class System:
 
         return self.kernel.part(FileSystem)
 
+    @property
+    def trace_pipe(self) -> TracePipe:
+        """The hypervisor's trace: ``system.trace_pipe.read()``."""
+        from pkvm_emu.tracing.pipe import TracePipe
+
+        return TracePipe(self)
+
     def explain(self, last: int | None = 1) -> Explanations:
         """Why the ``last`` refusals happened (None: all of them), oldest first; ``print()`` it.
 
@@ -181,8 +202,12 @@ class System:
     def set_up_board(self, files: Sequence[ModuleFile], dtb: str | Path | TreeNode | None = None) -> None:
         """Install a device tree, or make up a board for the modules that are going to be loaded."""
         setup = self.kernel.part(BoardSetup)
-        if dtb is not None:
-            setup.use(dtb if isinstance(dtb, TreeNode) else read_device_tree(dtb))
+        if isinstance(dtb, TreeNode):
+            setup.use(dtb)
+        elif dtb is not None:
+            from pkvm_emu.kernel.devicetree.blob import read_device_tree
+
+            setup.use(read_device_tree(dtb))
         else:
             setup.make_up(files)
 
@@ -198,9 +223,7 @@ class System:
         Returns:
             x0 to x3 after the call; x0 is -1 (all ones) for an id that nobody answers.
         """
-        if 0 <= function <= 0xFFFF:
-            function |= HCALL_BASE
-        return HvcResult(*self.kernel.hvc(function, *args)[:4])
+        return HvcResult(*self.kernel.hvc(self.function_id(function), *args)[:4])
 
     def smc(self, function: int, *args: int) -> HvcResult:
         """Make an SMC from EL1; the hypervisor traps it, asks the modules' handlers and forwards what is left to EL3."""
@@ -223,14 +246,64 @@ class System:
         Raises:
             UsageError: nobody registered that function.
         """
+        return self.hvc(self.function_id(name), *args)
+
+    def function_id(self, function: str | int) -> int:
+        """The SMCCC function id of a hypercall: of a number as :meth:`hvc` takes it, or of a name as :meth:`call` does.
+
+        Raises:
+            UsageError: nobody registered that function.
+        """
+        if isinstance(function, int):
+            return function | HCALL_BASE if 0 <= function <= 0xFFFF else function
         known: dict[str, int] = {}
         for module in self.modules.values():
             known.update(module.hypercalls)
-        short = name.removeprefix("__kvm_nvhe_")
+        short = function.removeprefix("__kvm_nvhe_")
         if short not in known:
             listed = ", ".join(known) or "none"
-            raise UsageError(f"no hypercall {name!r} is registered (registered: {listed})")
-        return self.hvc(known[short], *args)
+            raise UsageError(f"no hypercall {function!r} is registered (registered: {listed})")
+        return HCALL_BASE | known[short]
+
+    # Several CPUs
+
+    def cpu(self, index: int) -> SystemCpu:
+        """One CPU: its state, taking it offline and back (``system.cpu(1).online = False``), suspend.
+
+        Raises:
+            UsageError: there is no such CPU.
+        """
+        return SystemCpu(self, index)
+
+    def on_cpu(self, index: int) -> AbstractContextManager[None]:
+        """``with system.on_cpu(1): ...``: what the block does happens on that CPU.
+
+        Raises:
+            UsageError: the CPU does not exist, or is off or suspended.
+        """
+        return self.machine.on_cpu(index)
+
+    def run_on(
+        self, calls: Mapping[int, Sequence[str | int]], seed: int = 0, longest_turn: int = DEFAULT_TURN
+    ) -> dict[int, HvcResult]:
+        """Make a hypercall on each of several CPUs at once.
+
+        The CPUs take turns of 1 to ``longest_turn`` instructions, at EL1 and EL2, in lengths drawn from ``seed``: the same seed
+        gives the same interleaving. An op takes no time of its own, so it is atomic.
+
+        Args:
+            calls: by CPU, the hypercall (name or number) and x1, x2, ...: ``{0: ("lock_it", 1), 1: ("lock_it", 2)}``.
+            seed: which interleaving.
+            longest_turn: instructions.
+
+        Returns:
+            x0 to x3 by CPU; a CPU that went off or to sleep in its call has none.
+
+        Raises:
+            Stuck: the CPUs wait for each other; the message names them, the locks and the loops.
+            UsageError: a CPU that is not there or off, a hypercall that nobody registered.
+        """
+        return run_on(self, calls, seed, longest_turn)
 
     def create_vm(self, protected: bool = True, smc_forwarded: bool = True) -> VirtualMachine:
         """Make a virtual machine, as a VMM does.
@@ -333,6 +406,10 @@ def run_boot(
         names = [file.name for file in files]
     announce.start(system.kernel)
     announce.hypervisor_ready(system.kernel)
+    if "hyp_event" in line or "hyp_trace_printk" in line:
+        from pkvm_emu.kernel.tracing.early import start
+
+        start(system.kernel, system.hyp)
     by_name = {file.name: file for file in files}
     load = boot_protected_modules if system.kernel.protected else load_without_protection
     load(system.kernel, names, by_name, system.boot_report, parameters or {})

@@ -20,22 +20,33 @@ RECORDED = MachineProfile()
 
 
 @pytest.fixture(scope="session")
-def module(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModuleFile]:
-    """Builds a module of ``modules/`` by name."""
+def module_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Builds a module of ``modules/`` by name and gives the path of its .ko."""
     output = tmp_path_factory.mktemp("conformance")
-    built: dict[str, ModuleFile] = {}
+    built: dict[str, Path] = {}
 
-    def build(name: str) -> ModuleFile:
+    def build(name: str) -> Path:
         if name not in built:
             # imp_mod is linked against the exports of exp_mod.
-            symbols = [output / "exp_mod.ko"] if name == "imp_mod" else []
-            if symbols:
-                build("exp_mod")
+            symbols = [build("exp_mod")] if name == "imp_mod" else []
             result = build_module(HERE / "modules" / name, output / f"{name}.ko", "android16-6.12", symbols=symbols)
-            built[name] = ModuleFile.load(result.path)
+            built[name] = Path(result.path)
         return built[name]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def module(module_path: Callable[[str], Path]) -> Callable[[str], ModuleFile]:
+    """The same, read once."""
+    read: dict[str, ModuleFile] = {}
+
+    def load(name: str) -> ModuleFile:
+        if name not in read:
+            read[name] = ModuleFile.load(module_path(name))
+        return read[name]
+
+    return load
 
 
 Boot = Callable[..., System]

@@ -14,7 +14,7 @@ import pkvm_emu
 from pkvm_emu.arch.insn import is_hvc
 from pkvm_emu.errors import EmulatorError
 from pkvm_emu.firmware import image as firmware
-from pkvm_emu.firmware.assemble import assemble, main
+from pkvm_emu.firmware.assemble import assemble, main, read_source
 from pkvm_emu.machine.profile import MachineProfile
 
 SOURCES = Path(__file__).parents[2] / "firmware"
@@ -93,7 +93,7 @@ def labels_of_services(name: str) -> dict[str, int]:
 
 
 def test_every_op_label_of_the_source_is_a_service() -> None:
-    text = (SOURCES / "el2.S").read_text()
+    text = read_source(SOURCES / "el2.S")
     named = set(re.findall(r"^(op_\w+):", text, re.MULTILINE))
     assert named
     assert named <= labels_of_services("el2").keys()
@@ -154,6 +154,27 @@ image_end:
     words = [int.from_bytes(code[i : i + 4], "little") for i in range(0, len(code), 4)]
     assert words == [0xD2800000, 0x91000800, 0xB4000041, 0x17FFFFFE, 0xD53CD042, 0xD518C003, 0xD65F03C0]
     assert labels == {"start": 0, "end": 24, "image_end": 28}
+
+
+def test_parts_are_read_in_the_order_in_which_they_are_included(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "b.S").write_text("b: ret\n")
+    (tmp_path / "whole" / "a.S").write_text('a: ret\n.include "deep/c.S"\n')
+    (tmp_path / "whole" / "deep").mkdir()
+    (tmp_path / "whole" / "deep" / "c.S").write_text("c: ret\n")
+    source = tmp_path / "whole.S"
+    source.write_text('start: nop\n    .include "whole/b.S"\n.include "whole/a.S"\nimage_end:\n')
+    assert re.findall(r"^(\w+):", read_source(source), re.MULTILINE) == ["start", "b", "a", "c", "image_end"]
+    source.write_text('.include "whole/d.S"\n')
+    with pytest.raises(EmulatorError, match=r"whole\.S includes whole/d\.S, which is not there"):
+        read_source(source)
+
+
+def test_every_part_of_a_source_is_included_once() -> None:
+    for name in NAMES:
+        parts = sorted(path.relative_to(SOURCES).as_posix() for path in (SOURCES / name).glob("*.S"))
+        included = re.findall(r'^\s*\.include "([^"]+)"', (SOURCES / f"{name}.S").read_text(), re.MULTILINE)
+        assert sorted(included) == parts
 
 
 @pytest.mark.usefixtures("assembled")

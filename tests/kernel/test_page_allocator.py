@@ -115,3 +115,18 @@ def test_allocations_go_back_with_the_journal() -> None:
     assert journal.digest() == digest
     assert [pages.alloc_pages(order) for order in (0, 5, 1)] == taken
     assert pages.order_of(kept or 0) == 1
+
+
+def test_after_leaving_a_block_its_free_pages_come_last() -> None:
+    """What a kernel allocates once it is up does not lie beside what it allocated while it booted."""
+    block = 2 << 20
+    ram = make_ram(0x4000_0000, 2 * block)
+    pages = PageAllocator(Journal(), ram, 0x4000_0000, 0x4000_0000 + block + 2 * 4096)
+    early = pages.alloc_pages(0)
+    freed_before, freed_after = pages.alloc_pages(0), pages.alloc_pages(0)
+    pages.free_pages(freed_before, 0)
+    pages.leave(block)
+    pages.free_pages(freed_after, 0)
+    assert [pages.alloc_pages(0) for _ in range(2)] == [0x4000_0000 + block, 0x4000_0000 + block + 4096]
+    assert pages.alloc_pages(0) == freed_after
+    assert early not in [pages.alloc_pages(0) for _ in range(3)]

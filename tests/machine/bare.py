@@ -72,10 +72,10 @@ class Entry:
 
 
 class Bare:
-    """The machine; ``hvhe`` sets HCR_EL2.E2H and the EL1 layout of TCR_EL2."""
+    """The machine; ``hvhe`` sets HCR_EL2.E2H and the EL1 layout of TCR_EL2. All ``cpus`` are set up alike."""
 
-    def __init__(self, hvhe: bool = True) -> None:
-        self.machine = machine = Machine(MachineProfile(hvhe=hvhe, ram_base=RAM_BASE, ram_size=RAM_SIZE))
+    def __init__(self, hvhe: bool = True, cpus: int = 1) -> None:
+        self.machine = machine = Machine(MachineProfile(hvhe=hvhe, ram_base=RAM_BASE, ram_size=RAM_SIZE, cpus=cpus))
         self.engine, self.core, self.ram = machine.engine, machine.core, machine.ram
         pages = BumpAllocator(_TABLES, _TABLES + (8 << 20))
         flush = self.engine.flush_tlb
@@ -107,7 +107,9 @@ class Bare:
         self.stage2.unmap(self.pa(STAGE2_HOLE, 1), PAGE)
         self.stage2.map(self.pa(STAGE2_RO, 1), self.pa(STAGE2_RO, 1), PAGE, _S2_RO)
         self.stage2.map(self.pa(DATA_NX_STAGE2, 1), self.pa(DATA_NX_STAGE2, 1), PAGE, _S2_NX)
-        self._set_registers(hvhe)
+        for index in reversed(range(cpus)):
+            machine.switch_to(index)
+            self._set_registers(hvhe)
         self._make_exits()
 
     @staticmethod

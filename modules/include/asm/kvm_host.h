@@ -47,4 +47,6 @@ bool is_protected_kvm_enabled(void)
 	WARN_ON(res_.a0 != SMCCC_RET_SUCCESS); \
 	res_.a1; })
 
+#include <asm/kvm_iommu.h>
+
 #endif /* _PKVM_EMU_ASM_KVM_HOST_H_ */

@@ -8,6 +8,7 @@
 #define IOMMU_CACHE	(1 << 2)
 #define IOMMU_NOEXEC	(1 << 3)
 #define IOMMU_MMIO	(1 << 4)
+#define IOMMU_PRIV	(1 << 5)
 
 struct iommu_pages_list;
 

@@ -26,18 +26,22 @@
 #if PKVM_EMU_ANDROID == 14
 /* handlers get the whole CPU context, and the hypervisor presets x0 to 0 for hypercalls */
 #define PKVM_EMU_HANDLER_CPU_CONTEXT	1
+#define PKVM_EMU_IOMMU_DEVICES		1	/* pkvm_iommu_*(): drivers with registered devices */
 #elif PKVM_EMU_ANDROID == 15
 #define PKVM_EMU_HYP_EVENTS		1	/* vendor modules may declare hyp events */
 #define PKVM_EMU_HYP_EVENT_IDS_BY_OP	1	/* ... and register their ids through an op */
 #define PKVM_EMU_HYP_ALLOC		1	/* EL2 heap with host top-up */
 #define PKVM_EMU_HYP_LIST_OPS		1
 #define PKVM_EMU_MOD_CALL_SMCCC		1
+#define PKVM_EMU_IOMMU_DOMAINS		1	/* kvm_iommu_*(): one driver with domains */
+#define PKVM_EMU_IOMMU_INIT_ARG		1	/* ... whose order of functions is that of 6.6 */
 #elif PKVM_EMU_ANDROID == 16
 #define PKVM_EMU_HYP_EVENTS		1
 #define PKVM_EMU_HYP_PRINTK		1	/* trace_hyp_printk() in vendor modules */
 #define PKVM_EMU_HYP_ALLOC		1
 #define PKVM_EMU_HYP_LIST_OPS		1
 #define PKVM_EMU_MOD_CALL_SMCCC		1
+#define PKVM_EMU_IOMMU_DOMAINS		1
 #else
 #error "PKVM_EMU_ANDROID must be 14, 15 or 16"
 #endif

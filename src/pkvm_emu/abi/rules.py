@@ -62,6 +62,11 @@ class TracingRules:
         trace_read_text: what reading ``trace`` gives; None: -EPERM.
         buffer_size_shows_loaded: buffer_size_kb has ``(loaded)`` or ``(unloaded)`` behind the number.
         has_trace_clock: the file trace_clock exists.
+        trace_write_unloads: opening ``trace`` for writing unloads the buffer (-EBUSY while it is in use); otherwise it empties it.
+        unloads_when_idle: the buffer goes when tracing is off, nobody reads and nothing is left to read.
+        raw_pages: per_cpu/cpuN/trace_pipe_raw gives pages of the buffer; otherwise the text of trace_pipe.
+        per_cpu_trace: per_cpu/cpuN/trace exists.
+        early_events: of which modules ``hyp_event=`` finds events on a device: ``none`` or ``first``.
         unknown_event_message: what ``hyp_event=`` prints for an unknown name; None: kept in silence.
         core_events: names in id order, the first is id 0 (FTRACE builds aside;
             which of them exist before android16 is inferred).
@@ -76,6 +81,11 @@ class TracingRules:
     trace_read_text: str | None
     buffer_size_shows_loaded: bool
     has_trace_clock: bool
+    trace_write_unloads: bool
+    unloads_when_idle: bool
+    raw_pages: bool
+    per_cpu_trace: bool
+    early_events: str
     unknown_event_message: str | None
     core_events: tuple[str, ...]
 
@@ -93,6 +103,8 @@ class BootRules:
         events_enabled_after_init: ``hyp_event=`` names are applied when a module has loaded.
         iommu_and_devices: the IOMMU driver, then assignable devices are initialised before finalisation.
         hyp_stack_bytes: stack of a CPU at EL2 (one page below android16 was not read).
+        register_call_place: file and line of the WARN of a refused ``__pkvm_register_el2_call`` (6.12.23; empty where it
+            was not read).
     """
 
     clear_firmware_message: str
@@ -102,6 +114,7 @@ class BootRules:
     events_enabled_after_init: bool
     iommu_and_devices: bool
     hyp_stack_bytes: int
+    register_call_place: str = ""
 
 
 FAULTS = {
@@ -149,6 +162,11 @@ TRACING = {
         trace_read_text=_NOT_YET,
         buffer_size_shows_loaded=False,
         has_trace_clock=False,
+        trace_write_unloads=True,
+        unloads_when_idle=False,
+        raw_pages=True,
+        per_cpu_trace=True,
+        early_events="none",
         unknown_event_message="Couldn't find hyp event %s",
         core_events=_CORE_EVENTS,
     ),
@@ -157,11 +175,16 @@ TRACING = {
         module_printk=False,
         max_event_modules=16,
         max_printk_formats=0,
-        tracing_on_strict=False,
+        tracing_on_strict=True,
         trace_pipe_read_size=None,
         trace_read_text=_NOT_YET,
         buffer_size_shows_loaded=False,
-        has_trace_clock=False,
+        has_trace_clock=True,
+        trace_write_unloads=True,
+        unloads_when_idle=False,
+        raw_pages=True,
+        per_cpu_trace=False,
+        early_events="none",
         unknown_event_message="Couldn't find hyp event %s",
         core_events=("__hyp_printk", *_CORE_EVENTS, "psci_mem_protect"),
     ),
@@ -175,6 +198,11 @@ TRACING = {
         trace_read_text=None,
         buffer_size_shows_loaded=True,
         has_trace_clock=True,
+        trace_write_unloads=False,
+        unloads_when_idle=True,
+        raw_pages=False,
+        per_cpu_trace=True,
+        early_events="first",
         unknown_event_message=None,
         core_events=(
             *("__hyp_printk", *_CORE_EVENTS, "iommu_idmap", "iommu_idmap_complete"),
@@ -210,5 +238,6 @@ BOOT = {
         events_enabled_after_init=True,
         iommu_and_devices=True,
         hyp_stack_bytes=8192,
+        register_call_place="arch/arm64/kvm/pkvm.c:1482",
     ),
 }

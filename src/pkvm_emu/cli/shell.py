@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pkvm_emu.shell.session import Session
     from pkvm_emu.system import System
 
-_TAIL_RECORDS = 20
+_TAIL_RECORDS = 64
 _CONSOLE_LOGLEVEL = 7
 _PROMPT, _CONTINUATION = "/ # ", "> "
 

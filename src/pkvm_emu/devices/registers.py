@@ -33,7 +33,7 @@ class Access(NamedTuple):
         value: what was read or written.
         el: exception level that made it.
         pc: the CPU's program counter; the engine keeps it at the start of a block, so it is near the access and not on it.
-        count: how many times in a row.
+        times: how many in a row.
     """
 
     is_write: bool
@@ -42,7 +42,7 @@ class Access(NamedTuple):
     value: int
     el: int
     pc: int
-    count: int = 1
+    times: int = 1
 
 
 class RegisterFile(State):
@@ -97,7 +97,7 @@ class RegisterFile(State):
 
     def describe(self, access: Access) -> str:
         """An access as text, with the place in the code."""
-        kind, times = ("write" if access.is_write else "read"), (f" {access.count} times" if access.count > 1 else "")
+        kind, times = ("write" if access.is_write else "read"), (f" {access.times} times" if access.times > 1 else "")
         where = self._machine.core.describe(access.pc, access.el)
         return f"{kind} {access.size} bytes at {access.address:#x}: {access.value:#x}{times} ({where})"
 
@@ -115,8 +115,8 @@ class RegisterFile(State):
         core = self._machine.core
         entry = Access(is_write, address, size, value, core.el, core.engine.read("pc"))
         last = self.log[-1] if self.log else None
-        if last is not None and last._replace(count=1) == entry:
-            self.log[-1] = last._replace(count=last.count + 1)
+        if last is not None and last._replace(times=1) == entry:
+            self.log[-1] = last._replace(times=last.times + 1)
         else:
             self.log.append(entry)
 

@@ -2,7 +2,8 @@
 
 ``python -m pkvm_emu.firmware.assemble firmware/ src/pkvm_emu/firmware/images`` writes one JSON file an image (words and
 symbols); the package ships those, so that hosts without keystone run the same words. A test assembles again and compares.
-Each ``firmware/NAME.S`` is an image; one with several subjects includes its parts from ``firmware/NAME/``, in the order they lie in.
+Each ``firmware/NAME.S`` is an image; one with several subjects includes its parts from ``firmware/NAME/``, in the order in
+which they lie in it.
 
 Keystone knows few system register names, no CFI and no way to ask for symbols: MRS and MSR are encoded from our own table,
 and the value of each label is read from a table of ``.quad label`` appended to the source.
@@ -126,8 +127,9 @@ def _name_local_labels(text: str) -> str:
         return f"local_{number}_{max(i for i in here if i <= at)}"
 
     for index, line in enumerate(lines):
-        line = re.sub(r"\b(\d+)([fb])\b(?=\s*$)", lambda m, at=index: target(m[1], m[2], at), line)
-        lines[index] = re.sub(r"^(\d+):", lambda m, at=index: f"local_{m[1]}_{at}:", line)
+        if used := re.search(r"\b(\d+)([fb])\s*$", line):
+            line = line[: used.start()] + target(used[1], used[2], index)
+        lines[index] = re.sub(r"^(\d+):", rf"local_\1_{index}:", line)
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 
 
@@ -28,7 +28,7 @@ class FirmwareImage:
         return self.symbols.get("text_end", len(self.code))
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(name: str) -> FirmwareImage:
     """The image called ``name`` (``el1`` or ``el2``)."""
     raw = json.loads(files(__package__).joinpath("images", f"{name}.json").read_text())

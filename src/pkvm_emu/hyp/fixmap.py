@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pkvm_emu.hyp.hypervisor import Hypervisor
 
 #: Tries after which the holder of the block slot counts as one that never releases it.
-_SPIN_LIMIT = 100_000
+_SPIN_LIMIT = 1_000_000
 
 
 @hyp_part
@@ -86,7 +86,8 @@ class Fixmap(State):
         if self.block_holder is not None:
             self.tries += 1
             core = self._hyp.machine.core
-            if core.takes_turns and self.block_holder != self._hyp.cpu.index and self.tries < _SPIN_LIMIT:
+            can_release = self.block_holder != self._hyp.cpu.index and self.block_holder in core.in_turns
+            if can_release and self.tries < _SPIN_LIMIT:
                 core.engine.write("pc", core.engine.read("pc") - 4)
                 return None
             raise Stuck(

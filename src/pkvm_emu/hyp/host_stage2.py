@@ -57,10 +57,15 @@ class HostStage2(State):
         """The table itself (root, walks, iteration)."""
         return self._table
 
-    def add_iommu_hooks(self, idmap: Callable[[int, int, int], None], complete: Callable[[bool], None]) -> None:
-        """Have changes mirrored: ``idmap(start, end, prot)`` for each, then ``complete(mapped)``."""
-        self._idmap_hooks.append(idmap)
-        self._complete_hooks.append(complete)
+    def add_iommu_hooks(
+        self, idmap: Callable[[int, int, int], None], complete: Callable[[bool], None], first: bool = False
+    ) -> None:
+        """Have changes mirrored: ``idmap(start, end, prot)`` for each, then ``complete(mapped)``.
+
+        ``first``: before those that are there already.
+        """
+        self._idmap_hooks.insert(0 if first else len(self._idmap_hooks), idmap)
+        self._complete_hooks.insert(0 if first else len(self._complete_hooks), complete)
 
     def tell_iommu(self, start: int, end: int, prot: int) -> None:
         """Report a change to the IOMMU core, without completing it."""

@@ -1,7 +1,8 @@
-"""The IOMMU core, as far as the module ops and the initialisation of a driver reach.
+"""The IOMMU core of android15 and android16: its driver, its pools, its power domains, and the identity map.
 
 A driver is a module. It gets pages from two pools that the host fills, and once it asked for a snapshot of the host's stage-2 it is
-told of every change of it. Source: arch/arm64/kvm/hyp/nvhe/iommu/iommu.c.
+told of every change of it. Domains are in :mod:`pkvm_emu.hyp.iommu_domains`, what differs between the generations in
+:mod:`pkvm_emu.hyp.iommu_rules`. Source: arch/arm64/kvm/hyp/nvhe/{iommu/iommu,power/hvc}.c.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.hyp.errors import HypBug
 from pkvm_emu.hyp.external_pool import ExternalPool
-from pkvm_emu.hyp.iommu_driver import MANDATORY, IommuDriver
+from pkvm_emu.hyp.host_requests import DEST_HYP_IOMMU, TYPE_MEM, HostRequest, HostRequests
+from pkvm_emu.hyp.iommu_aborts import IommuAborts
+from pkvm_emu.hyp.iommu_driver import IommuDriver
+from pkvm_emu.hyp.iommu_rules import DOMAINS_ROOT_OFFSET, RULES, IommuRules
 from pkvm_emu.hyp.memcache import HostMemcache
 from pkvm_emu.hyp.pgtable import HOST_MEM_PROT, HOST_MMIO_PROT, visit_leaves
 from pkvm_emu.hyp.registry import hyp_part
-from pkvm_emu.machine.pagetable import DESC_VALID, LEVEL_SIZE, PAGE_SHIFT
+from pkvm_emu.machine.pagetable import DESC_VALID, LEVEL_SIZE, PAGE_SHIFT, PAGE_SIZE
 from pkvm_emu.machine.state import State, StateDict
 
 if TYPE_CHECKING:
@@ -23,9 +27,9 @@ if TYPE_CHECKING:
 
 IOMMU_READ, IOMMU_WRITE, IOMMU_MMIO = 1, 2, 16
 _HOST_POOL_ORDER, _ATOMIC_POOL_ORDER = 6, 10
-#: The root table of domains: 643 pointers to pages of 102 domains of 40 bytes.
-DOMAINS_ROOT_PAGES = 2
 MAX_POWER_DOMAINS = 32
+_SCRATCH_ORDER = 2
+_LOCK_HALF = 0xFFFF
 
 
 @hyp_part
@@ -34,8 +38,10 @@ class Iommu(State):
 
     Attributes:
         ops: hyp VA of the driver's ``struct kvm_iommu_ops``; 0 before one is initialised.
-        domains_root: hyp VA of the root table of domains, which the host sets before.
+        domains_root: hyp VA of the root table of domains; EL2 takes it from the host's variable when the driver is initialised.
         power_domains: hyp VA of the ``struct kvm_hyp_iommu`` by device id of its HVC power domain.
+        follows: the driver is told of changes of the host's stage-2.
+        scratch: hyp VA of EL2 memory for what the core keeps on its stack or per CPU; 0 before a driver is initialised.
     """
 
     def __init__(self, hyp: Hypervisor) -> None:
@@ -43,10 +49,18 @@ class Iommu(State):
         self._hyp = hyp
         self.ops = 0
         self.domains_root = 0
+        self.follows = False
+        self.scratch = 0
         self.power_domains: StateDict[int, int] = StateDict(hyp.machine.journal)
         self._host_pool = ExternalPool(hyp, "IOMMU", _HOST_POOL_ORDER)
         self._atomic_pool = ExternalPool(hyp, "atomic IOMMU", _ATOMIC_POOL_ORDER)
+        self._aborts = IommuAborts(hyp, self._wants_abort, self._handle_abort)
         hyp.host.add_iommu_hooks(self._idmap, self._idmap_complete)
+
+    @property
+    def rules(self) -> IommuRules:
+        """What is particular to the generation (android15 and later)."""
+        return RULES[self._hyp.generation.layout]
 
     @property
     def pool(self) -> ExternalPool:
@@ -63,27 +77,115 @@ class Iommu(State):
         """The driver."""
         return IommuDriver(self._hyp, self.ops)
 
+    # The driver
+
     def init(self, ops: int, cache: HostMemcache, argument: int) -> int:
-        """Initialise the driver at ``ops``: 0, -ENODEV without the mandatory functions, or what its ``init`` returns."""
-        hyp, driver = self._hyp, IommuDriver(self._hyp, ops)
-        if not ops or not all(driver.function(name) for name in MANDATORY):
+        """Initialise the driver at ``ops``: 0, -ENODEV without the mandatory functions, or what its ``init`` returns.
+
+        Raises:
+            HypBug: android15: a mandatory function is missing, which is a WARN at EL2.
+        """
+        hyp, driver, rules = self._hyp, IommuDriver(self._hyp, ops), self.rules
+        missing = [name for name in rules.mandatory if not driver.has(name)]
+        if missing and rules.missing_is_fatal:
+            raise HypBug(f"the IOMMU driver at {ops:#x} has no {', '.join(missing)}: WARN in kvm_iommu_init")
+        if missing:
             return -ENODEV
-        self._host_pool.ready = True
+        stored = hyp.machine.ram.read_u64(hyp._image_pa + DOMAINS_ROOT_OFFSET)
+        self.domains_root = stored or self.domains_root
         root = hyp.stage1.pa_of(self.domains_root) >> PAGE_SHIFT
-        error = hyp.ownership.host_donate_hyp(root, DOMAINS_ROOT_PAGES, origin="iommu_init")
+        error = hyp.ownership.host_donate_hyp(root, rules.root_pages, origin="iommu_init")
         if error:
             return error
+        self._host_pool.ready = True
         self.ops = ops
+        self.scratch = self.scratch or hyp.stage1.va_of(hyp._own_pages(_SCRATCH_ORDER))
+        self._aborts.attach()
         if cache.head:
             self._atomic_pool.ready = True
             error = self._atomic_pool.refill(cache)
             if error:
                 return error
-        result = driver.call("init", argument) & 0xFFFF_FFFF
-        result -= (result >> 31) << 32
-        if result:
-            hyp.ownership.hyp_donate_host(root, DOMAINS_ROOT_PAGES, origin="iommu_init failed")
+        if rules.init_optional and not driver.has("init"):
+            return 0
+        result = driver.call_int("init", argument)
+        if result and rules.failed_init_returns_root:
+            hyp.ownership.hyp_donate_host(root, rules.root_pages, origin="iommu_init failed")
         return result
+
+    def sync_iotlb(self, domain: int, gather: int) -> None:
+        """Let the driver flush what ``gather`` collected."""
+        driver = self.driver
+        if driver.function("iotlb_sync"):
+            driver.call("iotlb_sync", domain, gather)
+
+    def _wants_abort(self, _address: int) -> bool:
+        return self.driver.has("dabt_handler")
+
+    def _handle_abort(self, registers: int, esr: int, address: int) -> bool:
+        return bool(self.driver.call("dabt_handler", registers, esr, address) & 1)
+
+    # Pages
+
+    def donate(self, pool: ExternalPool, order: int, request: bool) -> int:
+        """PA of a block of a pool; 0 without one, and a request for the host is left if ``request``."""
+        pa = pool.alloc(order)
+        if pa is None and request:
+            wanted = HostRequest(TYPE_MEM, DEST_HYP_IOMMU, 1, PAGE_SIZE << order)
+            self._hyp.part(HostRequests).leave(self._hyp.cpu.index, wanted)
+        return pa or 0
+
+    def refill(self, cache: HostMemcache) -> int:
+        """Pages for the pool; -EINVAL without a driver."""
+        return self._host_pool.refill(cache) if self.ops else -EINVAL
+
+    # Power domains
+
+    def init_power_domain(self, iommu: int, kind: int, device_id: int) -> int:
+        """Register an HVC power domain: 0 or -E2BIG; other kinds than none and HVC are the caller's."""
+        if device_id >= MAX_POWER_DOMAINS:
+            return -E2BIG
+        self.power_domains[device_id] = iommu
+        return 0
+
+    def power(self, device_id: int, on: bool) -> int:
+        """Power the IOMMU of a domain: 0, -E2BIG or -ENOENT where there is none.
+
+        Its driver's ``resume`` or ``suspend`` runs with the IOMMU's lock held; its result only decides about the flag.
+        """
+        if device_id >= MAX_POWER_DOMAINS:
+            return -E2BIG
+        iommu = self.power_domains.get(device_id)
+        if not iommu:
+            return -ENOENT
+        hyp, rules, driver = self._hyp, self.rules, self.driver
+        flag = iommu + rules.power_is_off
+        self._lock(iommu + rules.lock)
+        before = hyp.load(flag, 1, "kvm_hyp_iommu.power_is_off")
+        state = b"\0" if on else b"\1"
+        if rules.power_flag_follows_failure or not on:
+            hyp.write(flag, state)
+        name = "resume" if on else "suspend"
+        result = driver.call_int(name, iommu) if driver.function(name) else 0
+        if not result:
+            hyp.write(flag, state)
+        elif rules.power_flag_follows_failure:
+            hyp.write(flag, before)
+        self._unlock(iommu + rules.lock)
+        return 0
+
+    def _lock(self, lock: int) -> None:
+        # A ticket lock: u16 owner, u16 next.
+        word = int.from_bytes(self._hyp.load(lock, 4, "kvm_hyp_iommu.lock"), "little")
+        if word & _LOCK_HALF != word >> 16:
+            raise HypBug(f"the lock of the IOMMU at {lock:#x} is held already: the hypervisor waits for ever")
+        self._hyp.write(lock + 2, ((word >> 16) + 1 & _LOCK_HALF).to_bytes(2, "little"))
+
+    def _unlock(self, lock: int) -> None:
+        owner = int.from_bytes(self._hyp.load(lock, 2, "kvm_hyp_iommu.lock"), "little")
+        self._hyp.write(lock, (owner + 1 & _LOCK_HALF).to_bytes(2, "little"))
+
+    # The identity map
 
     def snapshot(self, domain: int) -> int:
         """Tell the driver every range that the host can reach; from now on it is told of changes."""
@@ -94,37 +196,12 @@ class Iommu(State):
                 continue
             prot = IOMMU_READ | IOMMU_WRITE | (0 if hyp.ownership.memory.is_memory(address) else IOMMU_MMIO)
             driver.call("host_stage2_idmap", domain, address, address + LEVEL_SIZE[level], prot)
+        self.follows = True
         hyp.tells_modules = True
         return 0
 
-    def sync_iotlb(self, domain: int, gather: int) -> None:
-        """Let the driver flush what ``gather`` collected."""
-        driver = self.driver
-        if driver.function("iotlb_sync"):
-            driver.call("iotlb_sync", domain, gather)
-
-    def init_power_domain(self, iommu: int, kind: int, device_id: int) -> int:
-        """Register an HVC power domain: 0 or -E2BIG; other kinds than none and HVC are the caller's."""
-        if device_id >= MAX_POWER_DOMAINS:
-            return -E2BIG
-        self.power_domains[device_id] = iommu
-        return 0
-
-    def power(self, device_id: int, on: bool) -> tuple[int, int]:
-        """The IOMMU of a power domain and 0; 0 and -E2BIG or -ENOENT where there is none."""
-        if device_id >= MAX_POWER_DOMAINS:
-            return 0, -E2BIG
-        iommu = self.power_domains.get(device_id)
-        return (iommu, 0) if iommu else (0, -ENOENT)
-
-    def refill(self, cache: HostMemcache) -> int:
-        """Pages for the pool; -EINVAL without a driver."""
-        return self._host_pool.refill(cache) if self.ops else -EINVAL
-
-    # Changes of the host's stage-2
-
     def _idmap(self, start: int, end: int, prot: int) -> None:
-        if not self._hyp.tells_modules:
+        if not self.follows:
             return
         known = {HOST_MEM_PROT: IOMMU_READ | IOMMU_WRITE, HOST_MMIO_PROT: IOMMU_READ | IOMMU_WRITE | IOMMU_MMIO, 0: 0}
         if prot not in known:
@@ -132,7 +209,7 @@ class Iommu(State):
         self.driver.call("host_stage2_idmap", self._identity_domain(), start, end, known[prot])
 
     def _idmap_complete(self, mapped: bool) -> None:
-        if self._hyp.tells_modules and self.driver.function("host_stage2_idmap_complete"):
+        if self.follows and self.driver.function("host_stage2_idmap_complete"):
             self.driver.call("host_stage2_idmap_complete", int(mapped))
 
     def _identity_domain(self) -> int:

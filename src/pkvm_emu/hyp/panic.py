@@ -33,7 +33,8 @@ _KCFI_WORD_OF_NULL = (1 << 64) - 4
 class PanicState:
     """The registers that the panic message shows, and the stack overflow verdict.
 
-    ``cpu`` is the CPU that panicked; ``elr`` is the hyp VA of the instruction at fault; ``sp`` and ``lr`` were EL2's stack pointer and x30.
+    ``cpu`` is the CPU that panicked; ``elr`` is the hyp VA of the instruction at fault; ``sp`` and ``lr`` were EL2's stack
+    pointer and x30.
     """
 
     cpu: int

@@ -20,7 +20,8 @@ class PerCpu(FirmwareData):
     _pool: HypPool
     _host: HostStage2
     private_cursor: int
-    #: HCR_EL2 and HFGWTR_EL2 by CPU, as they are written again when it comes back from off or suspend.
+    #: HCR_EL2 and HFGWTR_EL2 by CPU, as they are written again when it comes back from off or suspend (the engine's CPU model
+    #: has no HFGWTR_EL2, so of that the value is all there is).
     hcr: StateDict[int, int]
     hfgwtr: StateDict[int, int]
 
@@ -49,8 +50,6 @@ class PerCpu(FirmwareData):
             self.hcr[index],
             self._host.table.root if self.hcr[index] & hyp_cpu.HCR_VM else None,
         )
-        if self._machine.profile.fgt:
-            self._machine.engine.write_sysreg("HFGWTR_EL2", self.hfgwtr[index])
 
     @property
     def stage2_enabled(self) -> bool:

@@ -70,9 +70,7 @@ class KernelAddressSpace(State):
         self._table = PageTable(
             ram, allocate_page, layout.VA_BITS, va_base=layout.PAGE_OFFSET, flush=machine.engine.flush_tlb
         )
-        self._table.map(
-            self.linear_va(ram.base), ram.base, ram.size, ATTRIBUTES["rw"], max_block_level=_BLOCK_2M
-        )
+        self._table.map(self.linear_va(ram.base), ram.base, ram.size, ATTRIBUTES["rw"], max_block_level=_BLOCK_2M)
 
     def enable(self) -> None:
         """Set the EL1 translation registers of the current CPU and switch the MMU on."""
@@ -122,13 +120,23 @@ class KernelAddressSpace(State):
                 return leaf.pa
         raise GuestFault(va, size)
 
+    def table_entries(self, va: int) -> list[int]:
+        """The stage-1 descriptors that a walk of ``va`` reads, from the root down."""
+        return self._table_of(va).descriptors(va)
+
+    def table_root(self, va: int) -> int:
+        """Physical address of the stage-1 root that translates ``va``."""
+        return self._table_of(va).root
+
+    def _table_of(self, va: int) -> PageTable:
+        return self._table if va >= layout.PAGE_OFFSET else self._user
+
     def is_writable(self, va: int) -> bool:
         """Whether stage 1 lets EL1 write at ``va``."""
         if layout.PAGE_OFFSET <= va < layout.LINEAR_END:
             return self.to_pa(va) in self._ram
         self.to_pa(va)
-        table = self._table if va >= layout.PAGE_OFFSET else self._user
-        return not table.walk(va).descriptor & _READ_ONLY
+        return not self._table_of(va).walk(va).descriptor & _READ_ONLY
 
     # Access
 

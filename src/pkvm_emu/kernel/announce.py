@@ -5,10 +5,10 @@ Source: ``arch/arm64/kvm/{pkvm,arm}.c``, ``init/main.c``.
 
 from __future__ import annotations
 
+from pkvm_emu.kernel.iommu import start_at_boot
 from pkvm_emu.kernel.kernel import Kernel
 
-_INFO, _NOTICE, _ERROR = 6, 5, 3
-_ENODEV = 19
+_INFO, _NOTICE = 6, 5
 
 
 def start(kernel: Kernel) -> None:
@@ -20,17 +20,19 @@ def start(kernel: Kernel) -> None:
 
 
 def hypervisor_ready(kernel: Kernel) -> None:
-    """EL2 is initialised."""
-    mode = "hVHE" if kernel.machine.profile.hvhe else "nVHE"
-    kernel.kvm_log(f"{'Protected ' if kernel.protected else ''}{mode} mode initialized successfully", _INFO)
+    """EL2 is initialised, in the mode that ``kvm-arm.mode=`` asks for; hVHE exists in protected mode only."""
+    wanted = kernel.command_line.get("kvm-arm.mode", "protected")
+    if wanted == "none":
+        kernel.kvm_log("KVM disabled from command line", _INFO)
+        return
+    mode = "VHE" if kernel.machine.profile.hvhe and wanted != "nvhe" else "Hyp nVHE"
+    if kernel.protected:
+        mode = f"Protected {'hVHE' if kernel.machine.profile.hvhe else 'nVHE'}"
+    kernel.kvm_log(f"{mode} mode initialized successfully", _INFO)
 
 
 def before_deprivilege(kernel: Kernel) -> None:
     """IOMMU driver and assignable devices, in generations that initialise them after the modules."""
-    if not kernel.generation.boot.iommu_and_devices:
-        return
-    kernel.kvm_log(
-        "pKVM enabled without an IOMMU driver, do not run confidential workloads in virtual machines", level=4
-    )
-    kernel.log.write(f"Failed to init KVM IOMMU driver: {-_ENODEV}", _ERROR)
-    kernel.kvm_log("Found 0 assignable devices", _INFO)
+    start_at_boot(kernel)
+    if kernel.generation.boot.iommu_and_devices:
+        kernel.kvm_log("Found 0 assignable devices", _INFO)

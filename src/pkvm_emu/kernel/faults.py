@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pkvm_emu.arch.esr import Esr, ExceptionClass
 from pkvm_emu.elf.bugtable import bug_table
 from pkvm_emu.errors import ModuleError
+from pkvm_emu.kernel.oops import OopsText
 
 if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
@@ -22,6 +23,14 @@ _WNR = 1 << 6
 _EX_ENTRY = struct.Struct("<iihh")
 _EX_TYPES_WITH_ERROR = {2, 3}
 EFAULT = 14
+#: What ``die()`` calls exceptions that have no text of their own (``arch/arm64/kernel/traps.c``).
+_DEATHS = {
+    ExceptionClass.UNKNOWN: "Oops - Undefined instruction",
+    ExceptionClass.BTI: "Oops - BTI",
+    ExceptionClass.FPAC: "Oops - FPAC",
+    ExceptionClass.PC_ALIGN: "Oops - SP/PC alignment exception",
+    ExceptionClass.SP_ALIGN: "Oops - SP/PC alignment exception",
+}
 
 
 class KernelOops(ModuleError):
@@ -44,6 +53,8 @@ class FaultHandler:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._engine = kernel.machine.engine
+        #: Writes oopses and warnings into the kernel log.
+        self.text = OopsText(kernel)
         #: ESR and FAR of the last access from Python that faulted; read by ``kernel.access``.
         self.last_host_fault: tuple[int, int] | None = None
         self._access_start = kernel.entry("host_load8")
@@ -75,15 +86,19 @@ class FaultHandler:
         if kind in (ExceptionClass.DABT_CUR, ExceptionClass.IABT_CUR):
             if self._fix_up(pc):
                 return
-            raise self._oops(self.abort_text(esr, far, kind == ExceptionClass.IABT_CUR), esr, far, pc)
-        raise self._oops(f"Internal error: Oops - {ExceptionClass(kind).name.lower()}", esr, far, pc)
+            text = self.abort_text(esr, far, kind == ExceptionClass.IABT_CUR)
+            self.text.abort(text, esr, far, pc)
+            raise self._oops(text, esr, far, pc)
+        exception_class = ExceptionClass(kind)
+        what = _DEATHS.get(exception_class, f"Oops - {exception_class.name}")
+        raise self._die(what, f"Internal error: {what}", esr, pc)
 
     def from_user(self) -> None:
         """A synchronous exception from EL0: only accesses from Python run there, and SVC is how they end."""
         engine, kernel = self._engine, self._kernel
         esr, far, pc = engine.read("esr_el1"), engine.read("far_el1"), engine.read("elr_el1")
         if not kernel.in_host_access:
-            raise self._oops("unexpected exception from EL0", esr, far, pc)
+            raise self._die("Oops", "unexpected exception from EL0", esr, pc)
         is_done = Esr(esr).ec == ExceptionClass.SVC64
         if not is_done:
             self.last_host_fault = (esr, far)
@@ -93,10 +108,10 @@ class FaultHandler:
     def unexpected(self, source: str, kind: str) -> None:
         """An exception that nothing in the model causes."""
         engine = self._engine
-        raise self._oops(
+        raise self._die(
+            "Oops - bad mode",
             f"unexpected {kind} exception from {source}",
             engine.read("esr_el1"),
-            engine.read("far_el1"),
             engine.read("elr_el1"),
         )
 
@@ -116,30 +131,22 @@ class FaultHandler:
             entry = bug_table(module.image).get(pc) if module is not None else None
             place = f"{entry.file}:{entry.line}" if entry is not None and entry.file else kernel.describe(pc)
             if entry is not None and entry.is_warning:
-                self._warn(place, pc)
+                self.text.warning(place if entry.file else "", kernel.describe(pc), pc)
                 self._engine.write("elr_el1", pc + 4)
                 return
-            raise self._oops(f"kernel BUG at {place}!", esr, 0, pc)
+            kernel.log.write("------------[ cut here ]------------", level=2)
+            raise self._die("Oops - BUG", f"kernel BUG at {place}!", esr, pc)
         if immediate & ~_CFI_BRK_MASK == _CFI_BRK_BASE:
             register = immediate & 0x1F
             target = self._engine.read(f"x{register}")
             wanted = self._engine.read(f"x{immediate >> 5 & 0x1F}") & 0xFFFF_FFFF
-            raise self._oops(
+            raise self._die(
+                "Oops - CFI",
                 f"CFI failure at {kernel.describe(pc)} (target: {kernel.describe(target)}; expected type: {wanted:#010x})",
                 esr,
-                0,
                 pc,
             )
-        raise self._oops(f"Unexpected kernel BRK exception at EL1 (brk #{immediate:#x})", esr, 0, pc)
-
-    def _warn(self, place: str, pc: int) -> None:
-        kernel = self._kernel
-        if "W" not in kernel.tainted:
-            kernel.tainted += "W"
-        cpu = kernel.machine.current.index
-        kernel.log.write("------------[ cut here ]------------", level=4)
-        kernel.log.write(f"WARNING: CPU: {cpu} PID: {kernel.pid} at {place} {kernel.describe(pc)}", level=4)
-        kernel.log.write("---[ end trace 0000000000000000 ]---", level=4)
+        raise self._die("Oops", f"Unexpected kernel BRK exception at EL1 (brk #{immediate:#x})", esr, pc)
 
     def _fix_up(self, pc: int) -> bool:
         """Follow a module's exception table, as ``fixup_exception`` does."""
@@ -175,12 +182,14 @@ class FaultHandler:
             what = "paging request"
         return f"Unable to handle kernel {what} at virtual address {far:016x}"
 
+    def _die(self, what: str, text: str, esr: int, pc: int) -> KernelOops:
+        if not text.startswith("Internal error"):
+            self._kernel.log.write(text, level=1)
+        self.text.die(what, esr, pc)
+        return self._oops(text, esr, 0, pc)
+
     def _oops(self, text: str, esr: int, far: int, pc: int) -> KernelOops:
-        kernel = self._kernel
-        kernel.log.write(text, level=1)
-        kernel.log.write(f"pc : {kernel.describe(pc)}", level=1)
-        kernel.log.write(f"lr : {kernel.describe(self._engine.read('x30'))}", level=1)
-        return KernelOops(f"{text}, at {kernel.describe(pc)} (ESR_EL1 {esr:#x})", esr, far, pc)
+        return KernelOops(f"{text}, at {self._kernel.describe(pc)} (ESR_EL1 {esr:#x})", esr, far, pc)
 
 
 def _exception_table(module: LoadedModule) -> list[tuple[int, int, int, int]]:
@@ -194,4 +203,3 @@ def _exception_table(module: LoadedModule) -> list[tuple[int, int, int, int]]:
         at = start + position * _EX_ENTRY.size
         entries.append((at + insn, at + 4 + fixup, kind, value))
     return entries
-

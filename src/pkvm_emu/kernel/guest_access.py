@@ -50,12 +50,9 @@ def access_oops(kernel: Kernel, name: str, fault: GuestFault) -> KernelOops:
     """The oops for an exported function that accessed an address it cannot."""
     esr = fault.esr if isinstance(fault, HostFault) else _DABT_CURRENT | _TRANSLATION_LEVEL_3
     text = FaultHandler.abort_text(esr, fault.va, False)
-    kernel.log.write(text, level=1)
-    kernel.log.write(f"pc : {name}", level=1)
-    kernel.log.write(f"lr : {kernel.describe(kernel.machine.engine.read('x30'))}", level=1)
-    return KernelOops(
-        f"{text}, in {name}() called from {caller(kernel)}", esr, fault.va, kernel.machine.engine.read("pc")
-    )
+    pc = kernel.machine.engine.read("pc")
+    kernel.faults.text.abort(text, esr, fault.va, pc)
+    return KernelOops(f"{text}, in {name}() called from {caller(kernel)}", esr, fault.va, pc)
 
 
 def reach(kernel: Kernel, va: int, size: int) -> None:

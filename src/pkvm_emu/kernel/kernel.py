@@ -85,6 +85,8 @@ class Kernel(State):
         self._el2_preparation: Callable[[LoadedModule], None] = lambda module: None
         #: Names of symbols for addresses, set by the system.
         self._symbolize: Callable[[int], str | None] = lambda va: None
+        #: The host's stage-2 descriptor of a page, set by the system.
+        self._host_entry: Callable[[int], int] = lambda pa: 1
         #: An access made from Python through the CPU is under way: its faults are answers, not crashes.
         self._in_host_access = False
         #: ``is_protected_kvm_enabled()``: without ``kvm-arm.mode=`` the machine boots as Android devices do.
@@ -103,6 +105,8 @@ class Kernel(State):
         assert scratch is not None
         self._scratch = self._memory.linear_va(scratch)
         self._parts: StateDict[type[Any], Any] = StateDict(machine.journal)
+        # It answers an entry of the firmware, and knows which CPUs are online from the beginning.
+        self.part(Smp)
 
     # Parts
 
@@ -245,10 +249,14 @@ class Kernel(State):
         """Call an EL1 function of the guest and return its x0; at the top level on a fresh kernel stack."""
         core = self._machine.core
         if core.depth == 0:
-            cpu = self._machine.current.index
-            self._machine.engine.write("sp", self.stack_top(cpu))
-            self._machine.engine.write("x18", self._shadow_stacks[cpu])
+            self.use_own_stack()
         return core.call(va, *args)[0]
+
+    def use_own_stack(self) -> None:
+        """Put the current CPU on its kernel stack and shadow call stack, from their beginning."""
+        cpu = self._machine.current.index
+        self._machine.engine.write("sp", self.stack_top(cpu))
+        self._machine.engine.write("x18", self._shadow_stacks[cpu])
 
     def call_s32(self, va: int, *args: int) -> int:
         """Call a guest function that returns an ``int``."""
@@ -357,6 +365,17 @@ class Kernel(State):
     def set_symboliser(self, symbolize: Callable[[int], str | None]) -> None:
         """Install what names EL1 addresses."""
         self._symbolize = symbolize
+
+    def set_host_entries(self, entry: Callable[[int], int]) -> None:
+        """Install what reads the host's stage-2 descriptor of a physical address."""
+        self._host_entry = entry
+
+    def is_taken_away(self, pa: int) -> bool:
+        """Whether the hypervisor took a page from the host: its stage-2 entry is an annotation, and enforced."""
+        if not self.deprivileged:
+            return False
+        entry = self._host_entry(pa)
+        return entry != 0 and not entry & 1
 
     # What services use
 

@@ -21,15 +21,8 @@ def warn(kernel: Kernel, place: str, text: str = "") -> None:
         place: file or function of the kernel that warns.
         text: the message, where the WARN has one.
     """
-    if "W" not in kernel.tainted:
-        kernel.tainted += "W"
-    cpu = kernel.machine.current.index
-    kernel.log.write("------------[ cut here ]------------", level=4)
-    if text:
-        kernel.log.write(text, level=4)
-    called = kernel.describe(kernel.machine.engine.read("x30") - 4)
-    kernel.log.write(f"WARNING: CPU: {cpu} PID: {kernel.pid} at {place} called from {called}", level=4)
-    kernel.log.write("---[ end trace 0000000000000000 ]---", level=4)
+    pc = kernel.machine.engine.read("x30") - 4
+    kernel.faults.text.warning("", f"{place} called from {kernel.describe(pc)}", pc, text)
 
 
 def bug(kernel: Kernel, place: str, text: str = "") -> KernelOops:

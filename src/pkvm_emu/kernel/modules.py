@@ -27,6 +27,8 @@ PAGE_SIZE = kernel_layout.PAGE_SIZE
 ENOENT, ENOMEM, EEXIST = 2, 12, 17
 _RO_AFTER_INIT = "ro_after_init"
 #: MRS of CNTPCT_EL0 or CNTVCT_EL0.
+#: MRS Xt, MPIDR_EL1.
+_MPIDR_READ = re.compile(rb"[\xa0-\xbf]\x00\x38\xd5", re.DOTALL)
 _COUNTER_READ = re.compile(rb"[\x20-\x5f]\xe0\x3b\xd5", re.DOTALL)
 
 
@@ -104,13 +106,20 @@ class LoadedModule(State):
 
     def counter_reads(self, el: int) -> list[int]:
         """Addresses at ``el`` of the instructions of that half of the module that read the generic counter."""
+        return self._find_instructions(_COUNTER_READ, el)
+
+    def cpu_id_reads(self, el: int) -> list[int]:
+        """The same for those that read MPIDR_EL1."""
+        return self._find_instructions(_MPIDR_READ, el)
+
+    def _find_instructions(self, pattern: re.Pattern[bytes], el: int) -> list[int]:
         delta = self.hyp_delta if el == 2 else 0
         found = []
         for index, va in self.layout.placements.items():
             section = self._file.sections[index]
             if section.is_code and section.name.startswith(".hyp.") == (el == 2):
                 text = self._image.read(va, section.size)
-                found += [va + delta + m.start() for m in _COUNTER_READ.finditer(text) if not m.start() & 3]
+                found += [va + delta + m.start() for m in pattern.finditer(text) if not m.start() & 3]
         return found
 
     def describe(self, va: int) -> str | None:

@@ -15,8 +15,8 @@ class PageAllocator(State):
     """Free RAM from ``start`` to ``end``.
 
     Blocks come from freed ones first (the last freed of that order), then from untouched memory in ascending order, so
-    the addresses a run sees are the same every time; after :meth:`leave` what lies below comes last. Sizes are remembered: freeing with a wrong order is an error that
-    names the address, as it would corrupt a real kernel.
+    the addresses a run sees are the same every time; after :meth:`leave` what lies below comes last. Sizes are
+    remembered: freeing with a wrong order is an error that names the address, as it would corrupt a real kernel.
 
     Args:
         journal: owner of the state.
@@ -109,7 +109,11 @@ class PageAllocator(State):
     def _return_gap(start: int, end: int, lists: StateDict[int, tuple[int, ...]]) -> None:
         while start < end:
             order = 0
-            while order < MAX_ORDER and start % (PAGE_SIZE << (order + 1)) == 0 and start + (PAGE_SIZE << (order + 1)) <= end:
+            while (
+                order < MAX_ORDER
+                and start % (PAGE_SIZE << (order + 1)) == 0
+                and start + (PAGE_SIZE << (order + 1)) <= end
+            ):
                 order += 1
             lists[order] = (start, *lists.get(order, ()))
             start += PAGE_SIZE << order

@@ -1,8 +1,8 @@
 """CPUs that come and go: hotplug and suspend as the kernel does them, by PSCI through the hypervisor.
 
-``kernel.part(Smp)`` is what ``/sys/devices/system/cpu/cpuN/online`` stands for. A CPU goes off by its own CPU_OFF and is brought back by
-CPU_ON from another; on its way back EL2 is set up again, a module's PSCI notifier sees CPU_ENTRY, and the CPU arrives at
-``secondary_entry`` of the EL1 firmware with the MMU off. Source: kernel/cpu.c, arch/arm64/kernel/{smp,psci}.c.
+``kernel.part(Smp)`` is what ``/sys/devices/system/cpu/cpuN/online`` stands for. A CPU goes off by its own CPU_OFF and is brought
+back by CPU_ON from another; on its way back EL2 is set up again, a module's PSCI notifier sees CPU_ENTRY, and the CPU arrives
+at ``secondary_entry`` of the EL1 firmware with the MMU off. Source: kernel/cpu.c, arch/arm64/kernel/{smp,psci}.c.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pkvm_emu.arch.psci import PsciFunction, PsciReturn, psci_id
 from pkvm_emu.errors import ModuleError
 from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.registry import kernel_part
+from pkvm_emu.kernel.sync import TryAgain
 from pkvm_emu.machine.core import CpuParked, Service
 from pkvm_emu.machine.power import PowerState
 from pkvm_emu.machine.state import State
@@ -46,7 +47,7 @@ class Smp(State):
         self.online = (1 << kernel.machine.profile.cpus) - 1
         entry = kernel.entry("secondary_entry")
         self._entry_pa = kernel.memory.image_pa + entry - layout.KIMAGE_VADDR
-        service = Service("secondary_entry", 1, 0, kernel.machine.core.leave)
+        service = Service("secondary_entry", 1, 0, self._arrive)
         for address in (entry, self._entry_pa):
             kernel.machine.core.add_service(address, service)
 
@@ -101,10 +102,7 @@ class Smp(State):
             error = errno_of(answer)
             self._kernel.log.write(f"psci: failed to boot CPU{cpu} ({error})", _ERROR)
             return error
-        self._bring_in(cpu)
-        self._set_online(self.online | 1 << cpu)
-        identity = self._machine.engine.read_sysreg("MIDR_EL1")
-        self._kernel.log.write(f"CPU{cpu}: Booted secondary processor {cpu:#012x} [{identity:#010x}]", _INFO)
+        self._machine.run_started_cpus()
         return 0
 
     # Suspend
@@ -138,7 +136,29 @@ class Smp(State):
         """
         if not self._exists(cpu) or self._machine.power.states[cpu] is not PowerState.SUSPENDED:
             raise ModuleError(f"CPU {cpu} is not suspended")
-        self._bring_in(cpu)
+        self._machine.run_cpu(cpu)
+
+    def call_on(self, cpu: int, function: int, info: int) -> bool:
+        """Call ``function(info)`` at EL1 on another CPU, between two of its instructions; whether it is online and was called.
+
+        Args:
+            cpu: its number.
+            function: EL1 address.
+            info: x0.
+
+        Raises:
+            TryAgain: the CPU takes turns with this one and is in the hypervisor now.
+        """
+        if not self._exists(cpu) or not self.is_online(cpu) or not self._machine.power.is_on(cpu):
+            return False
+        with self._machine.on_cpu(cpu):
+            core = self._machine.core
+            if cpu in core.in_turns and core.el != 1:
+                raise TryAgain
+            if cpu not in core.in_turns:
+                self._kernel.use_own_stack()
+            core.call(function, info)
+        return True
 
     # Parts
 
@@ -154,15 +174,15 @@ class Smp(State):
             return None
         return value - (1 << 64) if value >> 63 else value
 
-    def _bring_in(self, cpu: int) -> None:
-        """Run a CPU from where EL3 starts it to EL1, and give it what the kernel has for it; another one was running."""
-        machine = self._machine
-        before = machine.current.index
-        pc = machine.start_cpu(cpu)
-        machine.core.run(pc)
-        self._kernel.start_cpu(cpu)
-        if machine.power.is_on(before):
-            machine.switch_to(before)
+    def _arrive(self) -> None:
+        """A CPU has come to EL1, with the MMU off: give it what the kernel has for it, and leave to Python."""
+        kernel, cpu = self._kernel, self._machine.current.index
+        kernel.start_cpu(cpu)
+        if not self.is_online(cpu):
+            self._set_online(self.online | 1 << cpu)
+            identity = self._machine.engine.read_sysreg("MIDR_EL1")
+            kernel.log.write(f"CPU{cpu}: Booted secondary processor {cpu:#012x} [{identity:#010x}]", _INFO)
+        self._machine.core.leave()
 
     def _set_online(self, mask: int) -> None:
         """Change the mask, and the variables that compiled code reads it from."""

@@ -8,7 +8,7 @@ hook; one that has to run guest code leaves the hook and is performed by the run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -87,13 +87,15 @@ class Core:
         self.events = 0
         self.code_epoch = 0
         self.depth = 0
-        #: Several CPUs run in turns: what another CPU holds may become free.
-        self.takes_turns = False
+        #: The CPUs that run in turns now: what one of them holds may become free.
+        self.in_turns: Container[int] = ()
         self.on_exception: Callable[[Taken], None] | None = None
         self.on_service: Callable[[Service, tuple[int, ...]], None] | None = None
         self.on_smc: Callable[[], None] | None = None
         #: Asked before a run begins: raises where nothing may run (the machine or the CPU is off).
         self.before_run: Callable[[], None] = lambda: None
+        #: Called when a run from Python (not one inside another) has come to its end.
+        self.after_run: Callable[[], None] = lambda: None
         #: Called when the CPU on the engine went off or to sleep: what it waits for, in words.
         self.on_parked: Callable[[], str] = lambda: "the CPU stopped"
         #: Turns an address into words for messages; the system replaces it by its symboliser.
@@ -268,7 +270,7 @@ class Core:
         for va in addresses:
             if va not in self._counter_hooks:
                 self._counter_hooks.add(va)
-                self.engine.hook_counter_read(va, self.read_counter)
+                self.engine.hook_register_read(va, ("CNTPCT_EL0", "CNTVCT_EL0"), self.read_counter)
 
     # Running
 
@@ -319,7 +321,7 @@ class Core:
                 stuck = self._start(pc)
                 settled = self._settle()
                 if settled is Settled.RETURNED:
-                    return
+                    break
                 if settled is Settled.PARKED:
                     raise CpuParked(self.on_parked())
                 pc = engine.read("pc")
@@ -327,6 +329,8 @@ class Core:
                     raise Stuck(stuck or f"WFI at {self.describe(pc - 4, self.el)} with nothing to wake the CPU")
         finally:
             self.depth -= 1
+        if not self.depth:
+            self.after_run()
 
     def advance(self, pc: int, count: int) -> Settled:
         """Run ``count`` instructions at most: one turn of a CPU that shares the engine with others.

@@ -127,6 +127,7 @@ class Engine:
         uc.ctl_set_cpu_model(uc_arm64.UC_CPU_ARM64_MAX)
         uc.mem_map_ptr(ram.base, ram.size, uc_const.UC_PROT_ALL, ram.host_address)
         self.handle = uc._uch
+        self._counts = False
         self._hooks: dict[int, Any] = {}
         #: The physical windows of devices, ``(first, end)`` each.
         self.mmio_windows: list[tuple[int, int]] = []
@@ -179,6 +180,11 @@ class Engine:
         Raises:
             BusError: an access to a physical address where there is neither RAM nor a device; PC is the instruction.
         """
+        if bool(count) is not self._counts:
+            # What was translated without counting would run uncounted. (The other way round the engine flushes by itself.)
+            self._counts = bool(count)
+            if count:
+                self.flush_code()
         try:
             self._uc.emu_start(pc, 0, 0, count)
         except unicorn.UcError as error:
@@ -189,7 +195,9 @@ class Engine:
         pa = ctypes.c_uint64()
         status = uclib.uc_vmem_translate(
             ctypes.c_void_p(self.handle.value if hasattr(self.handle, "value") else self.handle),
-            ctypes.c_uint64(va), ctypes.c_uint32(uc_const.UC_PROT_READ), ctypes.byref(pa),
+            ctypes.c_uint64(va),
+            ctypes.c_uint32(uc_const.UC_PROT_READ),
+            ctypes.byref(pa),
         )
         return int(pa.value) if status == uc_const.UC_ERR_OK else None
 
@@ -251,13 +259,14 @@ class Engine:
         function = _SYS_CALLBACK(callback)
         self._hook(uc_const.UC_HOOK_INSN, function, uc_arm64.UC_ARM64_INS_SYS)
 
-    def hook_counter_read(self, va: int, handler: Callable[[], int]) -> None:
-        """Give the MRS at ``va`` the value of ``handler()`` instead of the host's clock."""
+    def hook_register_read(self, va: int, names: Sequence[str], handler: Callable[[], int]) -> None:
+        """Give an MRS of one of the system registers ``names`` at ``va`` the value of ``handler()``."""
+        keys = {(op0, op1, crn, crm, op2) for crn, crm, op0, op1, op2 in (sysreg(name).key for name in names)}
 
         def callback(_handle: Any, reg: int, cell: Any, _user: Any) -> int:
             # The hook outlives the code it was made for: another instruction may be at this address by now.
             register = cell.contents
-            if (register.op0, register.op1, register.crn, register.crm) != (3, 3, 14, 0) or register.op2 not in (1, 2):
+            if (register.op0, register.op1, register.crn, register.crm, register.op2) not in keys:
                 return 0
             self._uc.reg_write(reg, handler())
             return 1

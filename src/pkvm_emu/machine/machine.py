@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from pkvm_emu.errors import UsageError
 from pkvm_emu.machine.core import Core
 from pkvm_emu.machine.engine import Engine
 from pkvm_emu.machine.memory import make_ram
-from pkvm_emu.machine.power import Power
+from pkvm_emu.machine.power import Power, PowerState
 from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.machine.snapshot import SnapshotTree
 from pkvm_emu.machine.state import Journal
@@ -29,20 +29,24 @@ class Cpu:
         index: 0, 1, ...
         mpidr: MPIDR_EL1.
         context: the saved registers; None before the CPU ran first.
+        regime: those of them that decide what an address translates to; empty where that is not known.
     """
 
-    __slots__ = ("_engine", "_is_shared", "_regime", "context", "index", "mpidr")
+    __slots__ = ("_engine", "_is_shared", "_regime", "context", "index", "mpidr", "regime")
 
     def __init__(self, index: int, engine: Engine) -> None:
         self.index = index
         self.mpidr = 0x8000_0000 | index
         self.context: Any = None
+        self.regime: tuple[int, ...] = ()
         self._regime = engine.batch(*_REGIME)
         self._is_shared = False
         self._engine = engine
 
     def save(self) -> None:
         """Save the engine's registers as this CPU's."""
+        self._regime.read()
+        self.regime = tuple([cell.val for cell in self._regime.cp.values()])
         if self.context is None or self._is_shared:
             self.context = self._engine.save_context()
             self._is_shared = False
@@ -57,12 +61,8 @@ class Cpu:
     def set_context(self, context: Any) -> None:
         """Take over saved registers that somebody else keeps too."""
         self.context = context
+        self.regime = ()
         self._is_shared = True
-
-    def read_regime(self) -> tuple[int, ...]:
-        """The registers that decide what an address of the CPU on the engine translates to."""
-        self._regime.read()
-        return tuple([cell.val for cell in self._regime.cp.values()])
 
 
 class Machine:
@@ -89,8 +89,10 @@ class Machine:
         self.current = self.cpus[0]
         self.power = Power(self.journal, profile.cpus)
         self.core.before_run = lambda: self.power.check(self.current.index)
+        self.core.after_run = self.run_started_cpus
         self.core.on_parked = self._leave_parked_cpu
         self.snapshots = SnapshotTree(self)
+        self._cpu_id_hooks: set[int] = set()
         #: The registers of a CPU that has just been reset.
         self._reset = self.engine.save_context()
 
@@ -111,12 +113,11 @@ class Machine:
             return
         if not self.power.is_on(index):
             raise UsageError(self.power.describe(index))
-        before = self.current.read_regime()
-        self.current.save()
+        before, self.current = self.current, cpu
+        before.save()
         self.engine.restore_context(self._reset if cpu.context is None else cpu.context)
-        self.current = cpu
         # What the engine cached of translations holds for one set of tables.
-        if cpu.read_regime() != before:
+        if cpu.regime != before.regime:
             self.engine.flush_tlb()
 
     def start_cpu(self, index: int) -> int:
@@ -129,6 +130,21 @@ class Machine:
         self.engine.write("x0", entry.x0)
         self.engine.flush_tlb()
         return entry.pc
+
+    def run_cpu(self, index: int) -> None:
+        """Run a CPU that is pending or suspended until it leaves to Python, and go on with the present one.
+
+        Errors as for :meth:`Core.run`; the CPU stays on the engine then.
+        """
+        before = self.current.index
+        self.core.run(self.start_cpu(index))
+        if self.power.is_on(before):
+            self.switch_to(before)
+
+    def run_started_cpus(self) -> None:
+        """Run the CPUs that were switched on and have not begun yet (in turns they begin by themselves)."""
+        while self.power.entries and (pending := self.power.in_state(PowerState.PENDING)):
+            self.run_cpu(pending[0])
 
     @contextmanager
     def on_cpu(self, index: int) -> Iterator[None]:
@@ -152,6 +168,19 @@ class Machine:
         if running:
             self.switch_to(running[0])
         return self.power.describe(parked)
+
+    def hook_cpu_id_reads(self, addresses: Iterable[int]) -> None:
+        """Let the MRS of MPIDR_EL1 at these VAs (of EL2) give the number of the CPU.
+
+        The engine has one CPU, and its MPIDR_EL1 cannot be written; what EL1 reads is VMPIDR_EL2, which is each CPU's own. The
+        instructions must not have been executed since the last ``engine.flush_code``.
+        """
+        if len(self.cpus) == 1:
+            return
+        for va in addresses:
+            if va not in self._cpu_id_hooks:
+                self._cpu_id_hooks.add(va)
+                self.engine.hook_register_read(va, ("MPIDR_EL1",), lambda: self.current.mpidr)
 
     def patch_code(self, pa: int, data: bytes) -> None:
         """Write instructions at a physical address and forget what was translated of them."""

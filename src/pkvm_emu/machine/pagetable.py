@@ -205,6 +205,15 @@ class TableReader:
             return Leaf(level, descriptor, (descriptor & ADDR_MASK & ~low) | (offset & low), entry)
         return Leaf(level, descriptor, 0, entry)
 
+    def descriptors(self, va: int) -> list[int]:
+        """The descriptors that a walk of ``va`` reads, from the root to the last one."""
+        offset, level = va - self.va_base, self.start_level
+        found = [self.mem.read_u64(self.root + ((offset >> LEVEL_SHIFT[level]) & self._root_mask) * 8)]
+        while level < LAST_LEVEL and found[-1] & 3 == DESC_TABLE:
+            level += 1
+            found.append(self.mem.read_u64((found[-1] & ADDR_MASK) + ((offset >> LEVEL_SHIFT[level]) & 511) * 8))
+        return found
+
     def leaves(self, start: int | None = None, end: int | None = None, invalid: bool = False) -> Iterator[Mapping]:
         """The valid leaves that touch ``[start, end)``, ascending; with ``invalid`` also non-zero invalid entries."""
         first = 0 if start is None else start - self.va_base

@@ -8,13 +8,12 @@ so is a service that runs guest code, with all of that code.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 
 from pkvm_emu.machine.core import STUB_ARGS, Settled, Stuck
 from pkvm_emu.machine.machine import Machine
 from pkvm_emu.machine.power import PowerState
-from pkvm_emu.machine.spinning import find_spin
+from pkvm_emu.machine.spinning import Spin, find_spin
 
 DEFAULT_TURN = 64
 _WFI = 0xD503207F
@@ -37,10 +36,16 @@ class Scheduler:
             raise ValueError("a turn has one instruction at least")
         self._machine = machine
         self._core = machine.core
-        self._random = random.Random(seed)
+        # Imported here: most runs have one CPU and start faster without it.
+        from random import Random
+
+        self._random = Random(seed)
         self._longest_turn = longest_turn
         self._pcs: dict[int, int] = {}
         self._waiting: set[int] = set()
+        self._pc = machine.engine.batch("pc")
+        self._after_wfi: dict[int, bool] = {}
+        self._code_epoch = -1
 
     def run(self, calls: Mapping[int, tuple[int, Sequence[int]]]) -> dict[int, tuple[int, ...]]:
         """Call guest functions at the exception level that each CPU is in.
@@ -62,17 +67,17 @@ class Scheduler:
         results: dict[int, tuple[int, ...]] = {}
         self._pcs.clear()
         self._waiting.clear()
-        shared, self._core.takes_turns = self._core.takes_turns, True
-        for cpu, (va, arguments) in sorted(calls.items()):
-            machine.switch_to(cpu)
-            machine.engine.write("x30", self._core.exit_stubs[self._core.el])
-            for index, value in enumerate(arguments):
-                machine.engine.write(f"x{index}", value)
-            self._pcs[cpu] = va
+        outer, self._core.in_turns = self._core.in_turns, self._pcs
         try:
+            for cpu, (va, arguments) in sorted(calls.items()):
+                machine.switch_to(cpu)
+                machine.engine.write("x30", self._core.exit_stubs[self._core.el])
+                for index, value in enumerate(arguments):
+                    machine.engine.write(f"x{index}", value)
+                self._pcs[cpu] = va
             self._take_turns(results)
         finally:
-            self._core.takes_turns = shared
+            self._core.in_turns = outer
             for index in (before, *machine.power.running):
                 if machine.power.is_on(index):
                     machine.switch_to(index)
@@ -107,17 +112,28 @@ class Scheduler:
         machine.switch_to(cpu)
         settled = core.advance(pcs[cpu], length)
         self._count(length)
-        pcs[cpu] = machine.engine.read("pc")
+        pcs[cpu] = pc = self._pc.read()[0]
         if settled is Settled.RETURNED:
             results[cpu] = tuple(machine.engine.read(f"x{n}") for n in range(STUB_ARGS))
             del pcs[cpu]
         elif settled is Settled.PARKED:
             results[cpu] = ()
             del pcs[cpu]
-        elif core.fetch(pcs[cpu] - 4) == _WFI:
+        elif self._is_after_wfi(pc):
             self._waiting.add(cpu)
-        for started in machine.power.in_state(PowerState.PENDING):
-            pcs[started] = machine.start_cpu(started)
+        if machine.power.entries:
+            for started in machine.power.in_state(PowerState.PENDING):
+                pcs[started] = machine.start_cpu(started)
+
+    def _is_after_wfi(self, pc: int) -> bool:
+        core = self._core
+        if core.code_epoch != self._code_epoch:
+            self._code_epoch = core.code_epoch
+            self._after_wfi.clear()
+        known = self._after_wfi.get(pc)
+        if known is None:
+            known = self._after_wfi[pc] = core.fetch(pc - 4) == _WFI
+        return known
 
     def _count(self, length: int) -> None:
         """Keep to the budget of instructions; a turn that ends early counts whole."""
@@ -129,7 +145,22 @@ class Scheduler:
             raise Stuck(f"the budget of {core.instruction_budget} instructions is spent ({self._places()})")
 
     def _look_for_deadlock(self, results: dict[int, tuple[int, ...]]) -> None:
-        """Raise where every CPU that is left goes round in a loop that only another could end."""
+        """Raise where every CPU that is left goes round in a loop that only another could end.
+
+        On the way to its loop a CPU may free what another waits for. So all of them go round once more, from where they are: if
+        each comes back to the same registers, nothing has changed for any of them.
+        """
+        if self._spins(results, is_inside=False) is None:
+            return
+        found = self._spins(results, is_inside=True)
+        if found is None:
+            return
+        what = "; ".join(f"CPU {cpu} {spin}" for cpu, spin in found.items())
+        idle = "".join(f"; CPU {cpu} waits for an event" for cpu in sorted(self._waiting))
+        raise Stuck(f"{'deadlock' if len(found) > 1 else 'a CPU waits for ever'}: {what}{idle}")
+
+    def _spins(self, results: dict[int, tuple[int, ...]], is_inside: bool) -> dict[int, Spin] | None:
+        """The loop of each CPU, or None where one of them is in none."""
         core, found = self._core, {}
         for cpu in sorted(self._pcs.keys() - self._waiting):
 
@@ -139,13 +170,11 @@ class Scheduler:
                 return core.events == events and cpu not in self._waiting
 
             self._machine.switch_to(cpu)
-            spin = find_spin(core, step)
+            spin = find_spin(core, step, is_inside)
             if spin is None:
-                return
+                return None
             found[cpu] = spin
-        what = "; ".join(f"CPU {cpu} {spin}" for cpu, spin in found.items())
-        idle = "".join(f"; CPU {cpu} waits for an event" for cpu in sorted(self._waiting))
-        raise Stuck(f"{'deadlock' if len(found) > 1 else 'a CPU waits for ever'}: {what}{idle}")
+        return found
 
     def _places(self, offset: int = 0) -> str:
         out = []

@@ -41,12 +41,13 @@ class Spin:
         return f"{on} in the loop {self.first} .. {self.last}"
 
 
-def find_spin(core: Core, step: Callable[[], bool]) -> Spin | None:
+def find_spin(core: Core, step: Callable[[], bool], is_inside: bool) -> Spin | None:
     """Step the CPU on the engine until its registers are what they were before, within a short loop.
 
     Args:
         core: runs the CPU.
         step: executes one instruction; False where the CPU did something else than go on (an exception, a service, a return).
+        is_inside: the loop has to be the one that the CPU is in now; else it may have to get there first.
 
     Returns:
         The loop, or None where the registers do not come back.
@@ -57,12 +58,11 @@ def find_spin(core: Core, step: Callable[[], bool]) -> Spin | None:
     places: list[int] = []
     atomics: dict[int, None] = {}
     plain: dict[int, None] = {}
-    for count in range(2 * _LONGEST_LOOP):
+    for count in range(_LONGEST_LOOP + 1 if is_inside else 2 * _LONGEST_LOOP):
         here = tuple(frame.read())
         if count and here == start:
             names = tuple(core.describe(va, el) for va in sorted(atomics or plain))
             return Spin(core.describe(min(places), el), core.describe(max(places), el), names)
-        # The anchor moves once, so that what comes before the loop does not matter.
         if count in (0, _LONGEST_LOOP):
             start = here
             places, atomics, plain = [], {}, {}

@@ -130,7 +130,9 @@ class Watchdog:
         first, last = core.describe(min(places), start_el), core.describe(max(places), start_el)
         if waits:
             lock = ", ".join(core.describe(va, start_el) for va in sorted(waits))
-            return f"waits for ever on the lock at {lock}, which nobody holds that could free it (loop {first} .. {last})"
+            return (
+                f"waits for ever on the lock at {lock}, which nobody holds that could free it (loop {first} .. {last})"
+            )
         return f"endless loop between {first} and {last}: no exception and no call to the hypervisor or kernel"
 
 

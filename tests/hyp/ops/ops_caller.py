@@ -29,7 +29,7 @@ static void drv_complete(bool map) { note(4, map, 0, 0); }
 static int drv_resume(struct kvm_hyp_iommu *i) { note(5, (u64)i, 0, 0); return 0; }
 static void unused(void) { note(9, 0, 0, 0); }
 #if PKVM_EMU_ANDROID == 15
-static void *driver[22] = { drv_init, unused, unused, unused, 0, 0, 0, 0, drv_resume, drv_sync, drv_idmap };
+static void *driver[22] = { drv_init, unused, unused, unused, unused, unused, 0, 0, drv_resume, drv_sync, drv_idmap };
 #else
 static void *driver[25] = { drv_init, unused, unused, unused, 0, 0, 0, 0, 0, drv_sync, 0, drv_idmap, drv_complete, 0, drv_resume };
 #endif

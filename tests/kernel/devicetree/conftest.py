@@ -53,7 +53,11 @@ def run(driver: Driver) -> Run:
     """``run(text, tree)`` boots with the driver on a device tree in source form (None: the made-up board)."""
 
     def boot(text: str, tree: str | None = None, generation: str = "android16-6.12") -> System:
-        root = parse_source(f"/dts-v1/; / {{ #address-cells = <2>; #size-cells = <2>; {tree} }};") if tree is not None else None
+        root = (
+            parse_source(f"/dts-v1/; / {{ #address-cells = <2>; #size-cells = <2>; {tree} }};")
+            if tree is not None
+            else None
+        )
         return pkvm_emu.boot(generation, modules=[driver(text, generation)], dtb=root)
 
     return boot

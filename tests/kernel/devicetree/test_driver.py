@@ -16,7 +16,7 @@ GENERATIONS = ["android14-5.15", "android14-6.1", "android15-6.6", "android16-6.
 GIC = "interrupt-parent = <&gic>; gic: gic { #interrupt-cells = <3>; interrupt-controller; };"
 TIMER = (
     GIC + 'timer@10000000 { compatible = "acme,timer"; reg = <0 0x10000000 0 0x1000>, <0 0x10002000 0 0x1000>;'
-    'interrupts = <0 5 4>; clock = <24>; };'
+    "interrupts = <0 5 4>; clock = <24>; };"
 )
 DRIVER = """
 struct state { void __iomem *regs; int fired; };
@@ -32,6 +32,7 @@ static void gone(void *data) { pr_info("=gone %s\\n", (const char *)data); }
 static int probe(struct platform_device *pdev)
 {
 	struct state *state = devm_kzalloc(&pdev->dev, sizeof(*state), GFP_KERNEL);
+	struct resource *second;
 	int irq = platform_get_irq(pdev, 0);
 	u32 clock = 0;
 
@@ -43,8 +44,8 @@ static int probe(struct platform_device *pdev)
 	platform_set_drvdata(pdev, state);
 	devm_add_action(&pdev->dev, gone, "first");
 	devm_add_action(&pdev->dev, gone, "second");
-	dev_info(&pdev->dev, "clock %u, second window %llx\\n", clock,
-		 (u64)platform_get_resource(pdev, IORESOURCE_MEM, 1)->start);
+	second = platform_get_resource(pdev, IORESOURCE_MEM, 1);
+	dev_info(&pdev->dev, "clock %u, second window %llx\\n", clock, (u64)second->start);
 	return RESULT ?: devm_request_irq(&pdev->dev, irq, handle, 0, "acme", state);
 }
 REMOVE_TYPE remove(struct platform_device *pdev)
@@ -113,7 +114,9 @@ def test_unloading_a_driver_removes_its_device_and_releases_in_reverse_order(run
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_failed_probe_is_reported_as_the_line_does_and_releases_everything(run: Run, said: Said, generation: str) -> None:
+def test_a_failed_probe_is_reported_as_the_line_does_and_releases_everything(
+    run: Run, said: Said, generation: str
+) -> None:
     system = run(text(-22, generation), TIMER, generation)
     assert said(system) == ["gone second", "gone first"]
     lines = [record.text for record in system.kernel.log if "failed with error" in record.text]
@@ -138,9 +141,9 @@ def test_a_disabled_node_is_not_probed(run: Run) -> None:
 
 def test_only_buses_hand_their_children_to_drivers(run: Run) -> None:
     inner = TIMER.removeprefix(GIC)
-    bus = GIC + "soc {{ {compatible} #address-cells = <2>; #size-cells = <2>; ranges; {inner} }};"
-    on_bus = run(text(), bus.format(compatible='compatible = "simple-bus";', inner=inner))
-    elsewhere = run(text(), bus.format(compatible="", inner=inner))
+    bus = GIC + f"soc {{ #address-cells = <2>; #size-cells = <2>; ranges; {inner} }};"
+    on_bus = run(text(), bus.replace("soc {", 'soc { compatible = "simple-bus";'))
+    elsewhere = run(text(), bus)
     assert "clock 24" in on_bus.dmesg
     assert "clock 24" not in elsewhere.dmesg
 
@@ -154,7 +157,10 @@ def test_a_driver_gets_past_its_probe_on_the_made_up_board(run: Run) -> None:
 def test_the_same_window_cannot_be_requested_twice(run: Run) -> None:
     second = TIMER.removeprefix(GIC).replace("timer@10000000", "twin@10000000")
     system = run(text(), TIMER + second)
-    assert "acme-timer 10000000.twin: error -EBUSY: can't request region for resource [mem 0x10000000-0x10000fff]" in system.dmesg
+    assert (
+        "acme-timer 10000000.twin: error -EBUSY: can't request region for resource [mem 0x10000000-0x10000fff]"
+        in system.dmesg
+    )
 
 
 def test_going_back_to_a_snapshot_takes_a_binding_back(run: Run) -> None:

@@ -6,9 +6,10 @@ from errno import EBUSY, EOPNOTSUPP
 
 from pkvm_emu.hyp.errors import HypBug, UnservedOp
 from pkvm_emu.hyp.external_pool import ExternalPool
-from pkvm_emu.hyp.host_requests import DEST_HYP_IOMMU, REQUEST_SIZE, TYPE_MEM, HostRequest, HostRequests
+from pkvm_emu.hyp.host_requests import REQUEST_SIZE, HostRequest, HostRequests
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.iommu import Iommu
+from pkvm_emu.hyp.iommu_domains import flush_unmap_cache, init_gather
 from pkvm_emu.hyp.pgtable import PAGE_HYP, PROT_NORMAL_NC
 from pkvm_emu.hyp.registry import op
 from pkvm_emu.machine.calling import U8, U64, Ptr
@@ -17,10 +18,9 @@ from pkvm_emu.machine.pagetable import PAGE_SIZE
 _NO_CACHE = 1
 _U64 = (1 << 64) - 1
 _POWER_NONE, _POWER_HVC, _POWER_SCMI = 0, 1, 2
-_POWER_TYPE, _POWER_DEVICE = 8, 16
-_GATHER_START, _GATHER_END, _GATHER_PGSIZE, _GATHER_FREELIST, _GATHER_BYTES = 0, 8, 16, 24, 64
-#: struct kvm_iommu_paddr_cache: a u16 count, 511 addresses, 511 sizes.
-_CACHE_ADDRESSES, _CACHE_SIZES, _CACHE_MAX = 8, 8 + 511 * 8, 511
+#: struct kvm_power_domain: a u32 type; the number of an HVC domain.
+_POWER_TYPE, _POWER_DEVICE = 0, 8
+_GATHER_START, _GATHER_END, _GATHER_PGSIZE = 0, 8, 16
 
 
 def _remap(hyp: Hypervisor, va: int, order: int, extra: int) -> int:
@@ -32,11 +32,8 @@ def _remap(hyp: Hypervisor, va: int, order: int, extra: int) -> int:
 
 
 def _donate(hyp: Hypervisor, pool: ExternalPool, order: int, no_cache: bool, request: bool) -> int:
-    pa = pool.alloc(order)
-    if pa is None:
-        if request:
-            wanted = HostRequest(TYPE_MEM, DEST_HYP_IOMMU, 1, PAGE_SIZE << order)
-            hyp.part(HostRequests).leave(hyp.cpu.index, wanted)
+    pa = hyp.part(Iommu).donate(pool, order, request)
+    if not pa:
         return 0
     va = hyp.stage1.va_of(pa)
     if no_cache and _remap(hyp, va, order, PROT_NORMAL_NC):
@@ -110,13 +107,15 @@ def iommu_init_device(hyp: Hypervisor, iommu: Ptr) -> int:
 
     0; -E2BIG: HVC power domain number 32 or more; -EOPNOTSUPP: no such kind of power domain.
     """
-    hyp.write(iommu, bytes(4), "iommu_init_device initialises the lock")
-    kind = int.from_bytes(hyp.load(iommu + _POWER_TYPE, 4, "iommu_init_device"), "little")
+    core = hyp.part(Iommu)
+    domain = iommu + core.rules.power_domain
+    hyp.write(iommu + core.rules.lock, bytes(4), "iommu_init_device initialises the lock")
+    kind = int.from_bytes(hyp.load(domain + _POWER_TYPE, 4, "iommu_init_device"), "little")
     if kind == _POWER_NONE:
         return 0
     if kind == _POWER_HVC:
-        device = hyp.load_u64(iommu + _POWER_DEVICE, "iommu_init_device")
-        return hyp.part(Iommu).init_power_domain(iommu, kind, device)
+        device = hyp.load_u64(domain + _POWER_DEVICE, "iommu_init_device")
+        return core.init_power_domain(iommu, kind, device)
     if kind == _POWER_SCMI:
         raise UnservedOp(f"ops->iommu_init_device({iommu:#x}) by {hyp.caller()}: SCMI power domains are not served")
     return -EOPNOTSUPP
@@ -134,10 +133,8 @@ def iommu_iotlb_gather_add_page(hyp: Hypervisor, domain: Ptr, gather: Ptr, iova:
     disjoint = end and (last + 1 < start or iova > end + 1)
     if (pgsize and pgsize != size) or disjoint:
         hyp.part(Iommu).sync_iotlb(domain, gather)
-        hyp.write(gather, bytes(_GATHER_BYTES), what)
+        init_gather(hyp, gather, what)
         start, end = _U64, 0
-        for at in (_GATHER_FREELIST, _GATHER_FREELIST + 8):
-            hyp.write_u64(gather + at, gather + _GATHER_FREELIST, what)
     hyp.write_u64(gather + _GATHER_PGSIZE, size, what)
     hyp.write_u64(gather + _GATHER_START, min(start, iova), what)
     hyp.write_u64(gather + _GATHER_END, max(end, last), what)
@@ -152,9 +149,4 @@ def iommu_snapshot_host_stage2(hyp: Hypervisor, domain: Ptr) -> int:
 @op("iommu_flush_unmap_cache")
 def iommu_flush_unmap_cache(hyp: Hypervisor, cache: Ptr) -> None:
     """Drop the DMA references of all addresses in a ``struct kvm_iommu_paddr_cache`` and empty it (android15, later releases)."""
-    what = "iommu_flush_unmap_cache"
-    count = int.from_bytes(hyp.load(cache, 2, what), "little")
-    for index in range(min(count, _CACHE_MAX)):
-        pa = hyp.load_u64(cache + _CACHE_ADDRESSES + 8 * index, what)
-        hyp.ownership.unuse_dma(pa, hyp.load_u64(cache + _CACHE_SIZES + 8 * index, what), origin=hyp.caller())
-    hyp.write(cache, bytes(2), what)
+    flush_unmap_cache(hyp, cache, hyp.caller())

@@ -50,6 +50,9 @@ def parse_blob(data: bytes, name: str = "device tree") -> TreeNode:
         # The library reports damage by whatever exception comes first.
         reason = str(error).strip() or type(error).__name__
         raise InputError(f"{name}: not a sound device-tree blob ({reason})") from None
+    finally:
+        # The library's trees share one list of memory reservations.
+        fdt.FDT().entries.clear()
     return root
 
 
@@ -57,7 +60,7 @@ def to_blob(root: TreeNode) -> bytes:
     """The tree as a flattened blob of version 17."""
     import fdt
 
-    tree = fdt.FDT()
+    tree = fdt.FDT(entries=[])
     tree.root = _to_library(fdt, root)
     return bytes(tree.to_dtb(version=_VERSION))
 

@@ -1,7 +1,7 @@
 """A small board made up for the modules that run on it: the nodes they look for, with the properties they read.
 
-It is an honest guess: windows of 64 KiB from 0x1000_0000 up, one shared interrupt each, zero for every number, and a
-reserved region for each ``memory-region``. Print it with ``--dts``, edit it, and give it back with ``--dtb``.
+It is an honest guess: windows of 64 KiB from 0x1000_0000 up, an interrupt each, zero for every number, and a reserved
+region for each ``memory-region``. Print it with ``--dts``, edit it, and give it back with ``--dtb``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,19 @@ _LEVEL_HIGH = 4
 _ALIASES = 4
 #: Properties that every node has anyway or that say something else than the driver's own data.
 _STANDARD = frozenset(
-    "compatible reg status name phandle interrupts ranges reg-names interrupt-names #address-cells #size-cells".split()
+    [
+        "compatible",
+        "reg",
+        "status",
+        "name",
+        "phandle",
+        "interrupts",
+        "ranges",
+        "reg-names",
+        "interrupt-names",
+        "#address-cells",
+        "#size-cells",
+    ]
 )
 _ELEMENT_SIZE = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
 
@@ -95,32 +107,28 @@ class Board:
     # Parts
 
     def _device(self, compatible: str, wants: Wants) -> TreeNode:
-        window = self._next_window
-        self._next_window = window + WINDOW_SIZE
         name = "".join(c for c in compatible.rpartition(",")[2] if c.isalnum() or c in "-_.+")[:31] or "device"
-        node = self.root.add(f"{name}@{window:x}")
+        node = self.root.add(f"{name}@{self._next_window:x}")
         node.set("compatible", compatible)
-        self._registers(node, window, wants)
-        self._interrupt(node, wants)
+        self._registers(node, wants)
+        self._interrupts(node, wants)
         return node
 
-    def _registers(self, node: TreeNode, window: int, wants: Wants) -> None:
+    def _registers(self, node: TreeNode, wants: Wants) -> None:
         names = [one.name for one in wants.properties.values() if one.kind == "reg-name"]
-        node.set("reg", (*pair(window), *pair(WINDOW_SIZE)) if len(names) < 2 else ())
+        cells: list[int] = []
+        for _ in range(max(len(names), wants.windows)):
+            cells += (*pair(self._next_window), *pair(WINDOW_SIZE))
+            self._next_window += WINDOW_SIZE
+        node.set("reg", tuple(cells))
         if names:
-            size = max(WINDOW_SIZE >> (len(names) - 1).bit_length(), 0x1000)
-            cells: list[int] = []
-            for index in range(len(names)):
-                cells += (*pair(window + index * size), *pair(size))
-            node.set("reg", tuple(cells))
             node.set("reg-names", names)
-            self._next_window = max(self._next_window, window + -(-len(names) * size // WINDOW_SIZE) * WINDOW_SIZE)
 
-    def _interrupt(self, node: TreeNode, wants: Wants) -> None:
+    def _interrupts(self, node: TreeNode, wants: Wants) -> None:
         names = [one.name for one in wants.properties.values() if one.kind == "irq-name"]
         cells: list[int] = []
-        for _ in range(max(len(names), 1)):
-            cells += (0, self._next_spi - 32, _LEVEL_HIGH)
+        for _ in range(max(len(names), wants.interrupts)):
+            cells += (0, self._next_spi - _FIRST_SPI, _LEVEL_HIGH)
             self._next_spi += 1
         node.set("interrupts", tuple(cells))
         if names:
@@ -145,7 +153,7 @@ class Board:
             if one.kind == "child":
                 node.add(one.name)
             elif one.kind in _ELEMENT_SIZE:
-                node.set(one.name, bytes(_ELEMENT_SIZE[one.kind] * one.count))
+                node.set(one.name, bytes(_ELEMENT_SIZE[one.kind] * one.length))
             elif one.kind == "string" and not one.name.endswith("-names"):
                 node.set(one.name, "pkvm-emu")
             elif one.kind == "phandle":

@@ -159,7 +159,9 @@ class Devices(State):
         device = self.by_address.get(address)
         if device is None:
             layout = self.caller_layout()
-            device = Device(self._kernel, address, self._read_name(address, layout), layout, self._read_node(address, layout))
+            device = Device(
+                self._kernel, address, self._read_name(address, layout), layout, self._read_node(address, layout)
+            )
             self.by_address[address] = device
         return device
 
@@ -220,7 +222,12 @@ class Devices(State):
         memory, tree = self._kernel.memory, node.tree
         names = tree.strings("reg-names")
         rows = [
-            (one.start, one.start + one.size - 1, names[index] if index < len(names) else node.name, layouts.IORESOURCE_MEM)
+            (
+                one.start,
+                one.start + one.size - 1,
+                names[index] if index < len(names) else node.name,
+                layouts.IORESOURCE_MEM,
+            )
             for index, one in enumerate(windows(tree))
         ]
         root = self._kernel.part(DeviceTree).tree

@@ -123,7 +123,11 @@ class PlatformBus(State):
 
     def _attach(self, driver: Driver, node: OfNode) -> None:
         devices = self._kernel.part(Devices)
-        if driver.is_closed or not devices.is_platform_node(node) or match_table(self._kernel, driver.match_table, node) is None:
+        if (
+            driver.is_closed
+            or not devices.is_platform_node(node)
+            or match_table(self._kernel, driver.match_table, node) is None
+        ):
             return
         device = devices.existing(node) or devices.of_node(node, driver.devices)
         if not device.driver:

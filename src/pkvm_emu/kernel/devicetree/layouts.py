@@ -98,7 +98,7 @@ def _line(of_node: int, dma_mask: int, after_node: int, verified: bool, reserved
 
 
 _DEVICES = {
-    (5, 15): _line(of_node=752, dma_mask=680, after_node=160, verified=True),
+    (5, 15): _line(of_node=752, dma_mask=672, after_node=160, verified=True),
     (6, 1): _line(of_node=744, dma_mask=664, after_node=168, verified=False),
     (6, 6): _line(of_node=768, dma_mask=664, after_node=168, verified=True),
     (6, 12): _line(of_node=744, dma_mask=640, after_node=168, verified=False, reserved_base=24),

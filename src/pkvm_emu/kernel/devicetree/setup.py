@@ -6,18 +6,29 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pkvm_emu.elf.module_file import ModuleFile
-from pkvm_emu.kernel.devicetree.board import Board, pair
 from pkvm_emu.kernel.devicetree.mmio import MmioWindows
 from pkvm_emu.kernel.devicetree.nodes import DeviceTree
 from pkvm_emu.kernel.devicetree.tree import TreeNode
-from pkvm_emu.kernel.devicetree.wants import wants_of
 from pkvm_emu.kernel.registry import kernel_part
 from pkvm_emu.machine.state import State, StateList
 
 if TYPE_CHECKING:
+    from pkvm_emu.kernel.devicetree.board import Board
     from pkvm_emu.kernel.kernel import Kernel
 
 _PAGE_SHIFT = 12
+#: What the names of functions that read device trees or make platform devices begin with.
+_PREFIXES = ("of_", "__of_", "platform_", "__platform_")
+
+
+def uses_device_tree(file: ModuleFile) -> bool:
+    """Whether a module calls device-tree or platform functions at all."""
+    return any(symbol.shndx == 0 and symbol.name.startswith(_PREFIXES) for symbol in file.symbols)
+
+
+def _cells(value: int, count: int) -> tuple[int, ...]:
+    """A number as so many cells."""
+    return tuple(value >> 32 * (count - 1 - position) & 0xFFFF_FFFF for position in range(count))
 
 
 @kernel_part
@@ -50,7 +61,7 @@ class BoardSetup(State):
             tree.children.remove(node)
         memory = memories[0] if memories else tree.add(f"memory@{ram.base:x}", device_type="memory")
         cells = (tree.cell("#address-cells", 2), tree.cell("#size-cells", 1))
-        memory.set("reg", (*pair(ram.base)[-cells[0] :], *pair(ram.size)[-cells[1] :]))
+        memory.set("reg", (*_cells(ram.base, cells[0]), *_cells(ram.size, cells[1])))
         chosen = tree.child("chosen") or tree.add("chosen")
         chosen.set("bootargs", str(self._kernel.command_line))
         self._kernel.part(DeviceTree).install(tree)
@@ -58,9 +69,11 @@ class BoardSetup(State):
 
     def make_up(self, files: Sequence[ModuleFile]) -> None:
         """Add what modules ask for to the made-up board; without a module that uses a device tree there is none."""
-        new = [] if self.is_given else [file for file in files if wants_of(file).uses_tree]
+        new = [] if self.is_given else [file for file in files if uses_device_tree(file)]
         if not new:
             return
+        from pkvm_emu.kernel.devicetree.wants import wants_of
+
         board = self._present_board()
         for file in new:
             board.add(wants_of(file))
@@ -79,8 +92,11 @@ class BoardSetup(State):
         if board is None or self._made_for != list(self.modules):
             self._region_count = 0
             board = self._board = self._new_board()
-            for file in self.modules:
-                board.add(wants_of(file))
+            if self.modules:
+                from pkvm_emu.kernel.devicetree.wants import wants_of
+
+                for file in self.modules:
+                    board.add(wants_of(file))
         return board
 
     @property
@@ -89,6 +105,8 @@ class BoardSetup(State):
         return self._kernel.part(DeviceTree).tree or self._new_board().root
 
     def _new_board(self) -> Board:
+        from pkvm_emu.kernel.devicetree.board import Board
+
         machine = self._kernel.machine
         profile = machine.profile
         return Board(

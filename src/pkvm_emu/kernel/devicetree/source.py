@@ -52,6 +52,8 @@ def value_text(value: bytes) -> str:
     """A property's value as DTS: strings where it reads as such, cells where it is whole words, else bytes."""
     if not value:
         return ""
+    if value == b"\0":
+        return '""'
     if value[-1] == 0:
         parts = value[:-1].split(b"\0")
         if all(part and all(0x20 <= byte < 0x7F for byte in part) for part in parts):
@@ -170,7 +172,9 @@ class _Parser:
                     raise self._error(f"/bits/ {bits}: 8, 16, 32 and 64 are known")
                 continue
             if kind == "string":
-                out += encode(re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), text[1:-1], flags=re.DOTALL))
+                out += encode(
+                    re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), text[1:-1], flags=re.DOTALL)
+                )
             elif text == "<":
                 out += self._cells(node, name, len(out), bits)
             elif text == "[":

@@ -52,6 +52,17 @@ _READERS = {
     "platform_get_irq_byname_optional": (1, "irq-name"),
     "of_get_child_by_name": (1, "child"),
 }
+#: Functions that take the number of a window or an interrupt, and the register of that number.
+_WINDOWS = {
+    "devm_platform_ioremap_resource": 1,
+    "devm_platform_get_and_ioremap_resource": 1,
+    "platform_get_resource": 2,
+    "platform_get_mem_or_io": 1,
+    "of_address_to_resource": 1,
+    "of_iomap": 1,
+}
+_INTERRUPTS = {"platform_get_irq": 1, "platform_get_irq_optional": 1, "of_irq_get": 1, "irq_of_parse_and_map": 1}
+_COUNT_LIMIT = 32
 _COUNTED = {"u8", "u16", "u32", "u64"}
 
 
@@ -62,7 +73,7 @@ class Property(NamedTuple):
 
     name: str
     kind: str
-    count: int = 1
+    length: int = 1
     cells: str | int = 0
 
 
@@ -75,23 +86,21 @@ class Wants:
         nodes: compatible strings that nodes are looked up by.
         properties: by name, in the order of the code; the most telling reader wins.
         formats: strings with a ``%d`` that begin an alias' name.
-        uses_tree: the module calls device-tree or platform functions at all.
+        windows: how many entries of ``reg`` it looks at.
+        interrupts: how many interrupts it looks at.
     """
 
     tables: list[list[str]] = field(default_factory=list)
     nodes: list[str] = field(default_factory=list)
     properties: dict[str, Property] = field(default_factory=dict)
     formats: list[str] = field(default_factory=list)
-    uses_tree: bool = False
+    windows: int = 1
+    interrupts: int = 1
 
 
 def wants_of(file: ModuleFile) -> Wants:
     """Read off what ``file`` asks a device tree for."""
     wants = Wants()
-    undefined = {symbol.name for symbol in file.symbols[1:] if symbol.shndx == 0}
-    wants.uses_tree = any(name.startswith(("of_", "__of_", "platform_", "__platform_")) for name in undefined)
-    if not wants.uses_tree:
-        return wants
     _read_tables(file, wants)
     _read_aliases(file, wants)
     paths: set[str | None] = set()
@@ -135,7 +144,12 @@ def _table(data: bytes) -> list[str]:
     found = []
     for row in rows[:-1]:
         text, _, rest = row[MATCH_COMPATIBLE:MATCH_DATA].partition(b"\0")
-        if any(rest) or not _COMPATIBLE.match(text.decode("latin-1")) or _dirty(row[:MATCH_TYPE]) or _dirty(row[MATCH_TYPE:MATCH_COMPATIBLE]):
+        if (
+            any(rest)
+            or not _COMPATIBLE.match(text.decode("latin-1"))
+            or _dirty(row[:MATCH_TYPE])
+            or _dirty(row[MATCH_TYPE:MATCH_COMPATIBLE])
+        ):
             return []
         found.append(text.decode("latin-1"))
     return found
@@ -174,6 +188,10 @@ class _Code:
                 text = self._string(offset, 1 if name == "sprintf" else 2)
                 if text and re.fullmatch(r"[a-z0-9_-]+%[du]", text) and text not in wants.formats:
                     wants.formats.append(text)
+            elif name in _WINDOWS:
+                wants.windows = max(wants.windows, self._number(offset, _WINDOWS[name]) + 1)
+            elif name in _INTERRUPTS:
+                wants.interrupts = max(wants.interrupts, self._number(offset, _INTERRUPTS[name]) + 1)
             elif name in _READERS:
                 self._reader(offset, name, wants)
         return paths
@@ -185,7 +203,7 @@ class _Code:
             return
         found = Property(name, kind)
         if kind in _COUNTED:
-            found = found._replace(count=max(self._constant(offset, 3) or 1, 1) if function.endswith("_array") else 1)
+            found = found._replace(length=max(self._constant(offset, 3) or 1, 1) if function.endswith("_array") else 1)
         if function == "of_property_count_elems_of_size":
             found = found._replace(kind="u64" if self._constant(offset, 2) == 8 else "u32")
         elif function == "__of_parse_phandle_with_args":
@@ -193,7 +211,7 @@ class _Code:
         elif function == "of_count_phandle_with_args":
             found = found._replace(cells=self._string(offset, 2) or 0)
         known = wants.properties.get(name)
-        if known is None or known.kind == "any" or (known.kind == kind and found.count > known.count):
+        if known is None or known.kind == "any" or (known.kind == kind and found.length > known.length):
             wants.properties[name] = found
 
     # Backwards from a call
@@ -230,6 +248,9 @@ class _Code:
             if word >> 26 == 0x25:
                 return None
         return None
+
+    def _number(self, call: int, register: int) -> int:
+        return min(self._constant(call, register) or 0, _COUNT_LIMIT - 1)
 
     def _text(self, section: int, offset: int) -> str | None:
         data = self._file.sections[section].data

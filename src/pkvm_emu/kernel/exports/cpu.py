@@ -1,5 +1,5 @@
-"""CPUs, caches and RCU (``arch/arm64/mm/cache.S``, ``kernel/smp.c``, ``kernel/rcu``). One CPU runs, so a grace
-period is over at once.
+"""CPUs, caches and RCU (``arch/arm64/mm/cache.S``, ``kernel/smp.c``, ``kernel/rcu``). Nobody reads under RCU while others run,
+so a grace period is over at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from errno import ENXIO
 from pkvm_emu.kernel.guest_access import load_u64
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.registry import kernel_symbol
+from pkvm_emu.kernel.smp import Smp
 from pkvm_emu.machine.calling import S32, U64, Bool, Ptr
 
 # Caches
@@ -44,26 +45,46 @@ def clean_data_cache(kernel: Kernel, start: Ptr, end: Ptr) -> None:
 
 @kernel_symbol("smp_call_function_single", runs_guest=True)
 def smp_call_function_single(kernel: Kernel, cpu: S32, function: Ptr, info: Ptr, wait: S32) -> int:
-    """Run a function on a CPU: this one, or -ENXIO for one that does not run."""
-    if cpu != kernel.machine.current.index:
-        return -ENXIO
-    kernel.call(function, info)
-    return 0
+    """Run a function on a CPU and wait for it; -ENXIO for one that is not online."""
+    return 0 if _call_on(kernel, cpu, function, info) else -ENXIO
 
 
-@kernel_symbol("smp_call_function", "smp_call_function_many")
-def smp_call_function(kernel: Kernel) -> None:
-    """Run a function on all other CPUs: there are none."""
+@kernel_symbol("smp_call_function", runs_guest=True)
+def smp_call_function(kernel: Kernel, function: Ptr, info: Ptr, wait: S32) -> None:
+    """Run a function on all other CPUs that are online."""
+    for cpu in _others(kernel):
+        _call_on(kernel, cpu, function, info)
+
+
+@kernel_symbol("smp_call_function_many", runs_guest=True)
+def smp_call_function_many(kernel: Kernel, mask: Ptr, function: Ptr, info: Ptr, wait: Bool) -> None:
+    """Run a function on the other CPUs of a mask."""
+    wanted = load_u64(kernel, mask)
+    for cpu in _others(kernel):
+        if wanted >> cpu & 1:
+            _call_on(kernel, cpu, function, info)
 
 
 @kernel_symbol("on_each_cpu_cond_mask", runs_guest=True)
 def on_each_cpu_cond_mask(kernel: Kernel, condition: Ptr, function: Ptr, info: Ptr, wait: Bool, mask: Ptr) -> None:
     """Run a function on the CPUs of a mask for which ``condition(cpu, info)`` holds (NULL: all of them)."""
-    cpu = kernel.machine.current.index
-    if not load_u64(kernel, mask) >> cpu & 1:
-        return
-    if not condition or kernel.call(condition, cpu, info) & 1:
+    wanted = load_u64(kernel, mask)
+    for cpu in (*_others(kernel), kernel.machine.current.index):
+        if wanted >> cpu & 1 and (not condition or kernel.call(condition, cpu, info) & 1):
+            _call_on(kernel, cpu, function, info)
+
+
+def _others(kernel: Kernel) -> list[int]:
+    smp, here = kernel.part(Smp), kernel.machine.current.index
+    return [cpu.index for cpu in kernel.machine.cpus if cpu.index != here and smp.is_online(cpu.index)]
+
+
+def _call_on(kernel: Kernel, cpu: int, function: int, info: int) -> bool:
+    """Run ``function(info)`` on a CPU, as an interrupt there would; whether it is online."""
+    if cpu == kernel.machine.current.index:
         kernel.call(function, info)
+        return True
+    return kernel.part(Smp).call_on(cpu, function, info)
 
 
 @kernel_symbol("kick_all_cpus_sync", "cpus_read_lock", "cpus_read_unlock", "migrate_disable", "migrate_enable")

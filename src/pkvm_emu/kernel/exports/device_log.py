@@ -6,7 +6,7 @@ from pkvm_emu.abi.errno import errno_name
 from pkvm_emu.kernel.devicetree.devices import Devices
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.registry import kernel_symbol
-from pkvm_emu.machine.calling import CStr, Ptr, S32, VarArgs
+from pkvm_emu.machine.calling import S32, CStr, Ptr, VarArgs
 
 EPROBE_DEFER, ENOMEM = 517, 12
 _EMERGENCY, _ALERT, _CRITICAL, _ERROR, _WARNING, _NOTICE, _INFO = range(7)

@@ -59,7 +59,9 @@ def _sized(found: OfNode | None, name: str | None, least: int, most: int = 0) ->
     return value
 
 
-def read_array(kernel: Kernel, node: OfNode | None, name: str | None, out: int, least: int, most: int, size: int) -> int:
+def read_array(
+    kernel: Kernel, node: OfNode | None, name: str | None, out: int, least: int, most: int, size: int
+) -> int:
     """``of_property_read_variable_uN_array``: elements read, or a negative errno.
 
     Args:

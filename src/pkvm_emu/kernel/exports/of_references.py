@@ -89,7 +89,9 @@ def parse_phandle_with_args(
         return found
     if out:
         arguments = found.arguments[:_MAX_ARGUMENTS]
-        raw = struct.pack("<QI", address_of(found.node), len(arguments)) + struct.pack(f"<{len(arguments)}I", *arguments)
+        raw = struct.pack("<QI", address_of(found.node), len(arguments)) + struct.pack(
+            f"<{len(arguments)}I", *arguments
+        )
         kernel.memory.write(out, raw)
     return 0
 
@@ -151,7 +153,7 @@ def of_get_address(kernel: Kernel, node: Ptr, index: S32, size: Ptr, flags: Ptr)
 
 
 @kernel_symbol("__of_get_address")
-def __of_get_address(kernel: Kernel, node: Ptr, index: S32, bar: S32, size: Ptr, flags: Ptr) -> int:  # noqa: N807
+def __of_get_address(kernel: Kernel, node: Ptr, index: S32, bar: S32, size: Ptr, flags: Ptr) -> int:
     """The same with a PCI BAR (6.x), which nothing but PCI has."""
     return _entry_pointer(kernel, node, index, size, flags)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pkvm_emu.kernel.guest_access import load_string, misuse
+from pkvm_emu.kernel.guest_access import HostFault, access_oops, load_string, misuse
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.kernel_bug import warn
 from pkvm_emu.kernel.line_facts import line_facts
@@ -13,6 +13,9 @@ from pkvm_emu.kernel.vmemmap import Vmemmap
 from pkvm_emu.kernel.vsprintf_env import GuestFault
 from pkvm_emu.machine.calling import S32, U32, U64, Bool, Ptr
 
+#: A data abort by DC ZVA from EL1 (CM, WnR), level 3 translation, marked with S1PTW by the hypervisor.
+_CLEAR_PAGE_ABORT = 0x25 << 26 | 1 << 25 | 1 << 8 | 1 << 7 | 1 << 6 | 7
+
 
 def allocate(kernel: Kernel, flags: int, order: int) -> int | None:
     """A block for the guest: PA, zeroed as GKI kernels do, with its ``struct page`` ready; None without memory."""
@@ -22,10 +25,21 @@ def allocate(kernel: Kernel, flags: int, order: int) -> int | None:
             warn(kernel, "mm/page_alloc.c __alloc_pages")
         return None
     always = kernel.command_line.get("init_on_alloc", "1") not in ("0", "n", "N", "off")
-    pa = kernel.pages.alloc_pages(order, zero=always or bool(flags & facts.gfp_zero))
+    is_zeroed = always or bool(flags & facts.gfp_zero)
+    pa = kernel.pages.alloc_pages(order, zero=is_zeroed)
     if pa is not None:
+        if is_zeroed:
+            _refuse_taken_pages(kernel, pa, order)
         kernel.part(Vmemmap).set_references(pa, 1)
     return pa
+
+
+def _refuse_taken_pages(kernel: Kernel, pa: int, order: int) -> None:
+    """A page that was donated and then freed kills the kernel when it is given out again: ``clear_page`` faults."""
+    for page in range(pa, pa + (PAGE_SIZE << order), PAGE_SIZE):
+        if kernel.is_taken_away(page):
+            va = kernel.memory.linear_va(page)
+            raise access_oops(kernel, "clear_page", HostFault(va, PAGE_SIZE, _CLEAR_PAGE_ABORT))
 
 
 def release(kernel: Kernel, pa: int, order: int, name: str) -> None:

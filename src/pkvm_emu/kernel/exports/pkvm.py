@@ -78,7 +78,9 @@ def pkvm_register_el2_call(kernel: Kernel, function: Ptr) -> int:
     """
     registers = hypercall(kernel, "register_hcall", function)
     if registers[0] != _SMCCC_SUCCESS:
-        kernel.log.write("WARNING: __pkvm_register_hcall was refused: the host is deprivileged", level=4)
+        # kvm_call_hyp_nvhe() warns of every hypercall that was refused.
+        pc = kernel.machine.engine.read("pc")
+        kernel.faults.text.warning(kernel.generation.boot.register_call_place, kernel.describe(pc), pc)
     result = _s32(registers[1])
     if registers[0] == _SMCCC_SUCCESS and result >= 0:
         for module in kernel.loader.modules.values():
@@ -141,6 +143,10 @@ class _Load:
             module.token = 0
             return result
         module.references += 1
+        if "hyp_event" in kernel.command_line:
+            from pkvm_emu.kernel.tracing.early import EarlyTracing
+
+            kernel.part(EarlyTracing).module_loaded()
         return 0
 
     # Steps

@@ -1,0 +1,58 @@
+"""The trace events of the hypervisor itself: fields and print formats.
+
+Which of them a generation has, and in which order their ids run, is ``generation.tracing.core_events``.
+Source: arch/arm64/include/asm/kvm_hypevents.h.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class EventField(NamedTuple):
+    """One field of an event: C type, name, bytes, whether the type is signed."""
+
+    type: str
+    name: str
+    size: int
+    is_signed: bool = False
+
+
+class CoreEvent(NamedTuple):
+    """One event.
+
+    Attributes:
+        fields: in the order they lie in the buffer, without padding.
+        text: the format of its line, given the fields as arguments; None: the format comes with the event.
+        print_fmt: what its ``format`` file says.
+    """
+
+    fields: tuple[EventField, ...]
+    text: str | None
+    print_fmt: str
+
+
+def _event(text: str, *fields: EventField) -> CoreEvent:
+    arguments = ", ".join(f"REC->{field.name}" for field in fields)
+    return CoreEvent(fields, text, f'"{text}", {arguments}')
+
+
+def _u64(*names: str) -> tuple[EventField, ...]:
+    return tuple(EventField("u64", name, 8) for name in names)
+
+
+PRINTK = "__hyp_printk"
+
+CORE_EVENTS: dict[str, CoreEvent] = {
+    PRINTK: CoreEvent((EventField("u8", "fmt_id", 1), *_u64("a", "b", "c", "d")), None, "Unknown"),
+    "host_hcall": _event("id=%u invalid=%u", EventField("unsigned int", "id", 4), EventField("u8", "invalid", 1)),
+    "host_mem_abort": _event("esr=0x%llx addr=0x%llx", *_u64("esr", "addr")),
+    "host_smc": _event("id=%llu forwarded=%u", *_u64("id"), EventField("u8", "forwarded", 1)),
+    "hyp_enter": _event(" "),
+    "hyp_exit": _event(" "),
+    "iommu_idmap": _event("from=0x%llx to=0x%llx prot=0x%x", *_u64("from", "to"), EventField("int", "prot", 4, True)),
+    "iommu_idmap_complete": _event("map=%d", EventField("bool", "map", 1)),
+    "psci_mem_protect": _event("count=%llu was=%llu", *_u64("count", "was")),
+    "selftest": _event(" "),
+    "vcpu_illegal_trap": _event("esr_el2=%llx", *_u64("esr")),
+}

@@ -1,0 +1,1 @@
+"""Traces of a system for Python: the hypervisor's trace pipe."""
