@@ -25,7 +25,6 @@ from pkvm_emu.errors import ModuleError, UsageError
 from pkvm_emu.host import Host
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.hypervisor import register_all as register_hyp
-from pkvm_emu.hyp.refusals import Refusals
 from pkvm_emu.kernel import announce, layout
 from pkvm_emu.kernel.boot import BootReport, boot_protected_modules, load_without_protection
 from pkvm_emu.kernel.command_line import CommandLine
@@ -48,6 +47,7 @@ from pkvm_emu.symbolize import Symbolizer
 if TYPE_CHECKING:
     from pkvm_emu.explain import Explanations
     from pkvm_emu.kernel.fs import FileSystem
+    from pkvm_emu.tracing.functions import FunctionTracer
     from pkvm_emu.tracing.pipe import TracePipe
     from pkvm_emu.vm import VirtualMachine
 
@@ -94,6 +94,11 @@ class System:
 
     def __init__(self, gen: Generation, command_line: CommandLine, profile: MachineProfile) -> None:
         register_hyp()
+        traces_functions = "hyp_ftrace_filter" in command_line
+        if traces_functions:
+            from pkvm_emu.abi.core_events import with_functions
+
+            gen = with_functions(gen)
         self.machine = Machine(profile)
         self.devices = StandardDevices(self.machine)
         self.kernel = Kernel(self.machine, gen, command_line)
@@ -115,8 +120,12 @@ class System:
         self.modules = Modules(self)
         self.pages = Pages(self.hyp)
         self.host = Host(self)
-        self.hyp.part(Refusals).attach()
         self.boot_report = BootReport(self.machine.journal)
+        self._function_tracer: FunctionTracer | None = None
+        if traces_functions:
+            from pkvm_emu.tracing.functions import FunctionTracer
+
+            self._function_tracer = FunctionTracer(self)
         self.hyp.panic.set_reporter(HypPanicHandler(self.kernel, self.hyp.stage1.linear_offset).report)
         self.machine.core.add_exit(self.kernel.entry("return_to_python"), 1)
         # The boot CPU comes last, so that it is the one that is left on the engine.
@@ -142,6 +151,8 @@ class System:
             from pkvm_emu.kernel.tracing.events import TraceEventTable
 
             self.kernel.part(TraceEventTable).add_module(module)
+        if self._function_tracer is not None:
+            self._function_tracer.add_module(module)
         self.machine.core.hook_counter_reads(module.counter_reads(el=2))
         self.machine.hook_cpu_id_reads(module.cpu_id_reads(el=2))
 

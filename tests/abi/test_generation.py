@@ -113,8 +113,8 @@ def test_kcfi_by_exception_level():
     ]
 
 
-def test_protected_mode_is_another_capability_in_every_kernel_and_5_15_has_none():
-    assert [gen.capabilities.get("KVM_PROTECTED_MODE") for gen in GENERATIONS] == [None, 40, 51, 55]
+def test_protected_mode_is_another_capability_in_every_kernel():
+    assert [gen.capabilities.get("KVM_PROTECTED_MODE") for gen in GENERATIONS] == [37, 40, 51, 55]
 
 
 def test_handler_slots_grow():

@@ -48,9 +48,9 @@ def start(built: Build) -> Start:
 
 @pytest.fixture(scope="session")
 def plain() -> Start:
-    """``plain(generation, modules=[...], cmdline=..., cpus=...)``: the same with modules of the test's own, or none."""
+    """``plain(generation, modules=[...], cmdline=..., ram_mib=...)``: the same with modules of the test's own, or none."""
 
-    def run(generation: str = "16", modules: Sequence[Path] = (), cmdline: str = "", cpus: int = 1) -> Traced:
-        return Traced(boot(generation, list(modules), cmdline, MachineProfile(cpus=cpus)))
+    def run(generation: str = "16", modules: Sequence[Path] = (), cmdline: str = "", ram_mib: int = 1024) -> Traced:
+        return Traced(boot(generation, list(modules), cmdline, MachineProfile(ram_size=ram_mib << 20)))
 
     return run

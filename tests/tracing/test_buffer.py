@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trace_support import ENTRY_BYTES, PAGE_BYTES, Start, Traced, text_of
 
-from pkvm_emu.hyp.errors import HypMisuse
 from pkvm_emu.hyp import trace_layout as tl
+from pkvm_emu.hyp.errors import HypMisuse
 from pkvm_emu.hyp.page_state import OWNED, SHARED_OWNED
 from pkvm_emu.hyp.panic import HypPanic
 from pkvm_emu.kernel.tracing.buffer import clock_parameters
@@ -113,7 +115,7 @@ def test_one_kilobyte_is_a_ring_of_one_page(start) -> None:
 def test_a_buffer_that_does_not_fit_is_refused(start) -> None:
     traced = start()
     traced.write("buffer_size_kb", f"{1 << 21}\n")
-    with pytest.raises(Exception, match="Cannot allocate memory|ENOMEM"):
+    with pytest.raises(Exception, match="ENOMEM"):
         traced.on()
     assert traced.read("tracing_on") == "0\n"
     assert traced.read("buffer_size_kb") == f"{1 << 21} (unloaded)\n"
@@ -140,7 +142,8 @@ def test_android15_unloads_the_buffer_when_trace_is_written(start) -> None:
     traced.off()
     assert traced.trace.is_loaded
     traced.write("trace", "\n")
-    assert not traced.trace.is_loaded and not traced.system.hyp.ownership.check_consistency()
+    assert not traced.trace.is_loaded
+    assert not traced.system.hyp.ownership.check_consistency()
 
 
 def test_reading_while_events_come_loses_and_doubles_nothing(start) -> None:
@@ -164,7 +167,9 @@ def test_reading_while_events_come_loses_and_doubles_nothing(start) -> None:
     filled = sum(round_ * 25 for round_ in range(12))
     # One hypercall an event, and those that fetched a page; enabling host_hcall itself.
     fetched = made.count(f"host_hcall id={hypercalls['swap_reader_tracing']} invalid=0")
-    assert made.count("selftest  ") <= filled and lost > 0 and fetched > 0
+    assert made.count("selftest  ") <= filled
+    assert lost > 0
+    assert fetched > 0
     assert len([text for text in made if "LOST" not in text]) + lost == 2 * filled + fetched + 1
     times = [line.split(": ")[0].split("\t")[1] for line in lines if "LOST" not in line]
     assert times == sorted(times)
@@ -195,9 +200,10 @@ def test_long_pauses_inside_a_page_take_a_time_extend(start) -> None:
     page = traced.ring().unread()[-1]
     ram = traced.system.machine.ram
     second = tl.EventHeader.parse(ram.read(page + tl.PAGE_DATA + 22, 8))
-    assert second.type_len == tl.TYPE_TIME_EXTEND and second.full_delta > 2_000_000_000
+    assert second.type_len == tl.TYPE_TIME_EXTEND
+    assert second.full_delta > 2_000_000_000
     times = [event.time_ns for event in traced.system.trace_pipe.events()]
-    assert [b - a > 2_000_000_000 for a, b in zip(times, times[1:], strict=False)] == [True, True]
+    assert [b - a > 2_000_000_000 for a, b in pairwise(times)] == [True, True]
 
 
 def test_cpus_are_merged_in_the_order_of_time(start) -> None:
@@ -231,7 +237,7 @@ def test_a_cpu_can_be_read_and_emptied_alone(start) -> None:
 
 @pytest.mark.parametrize("generation", ["14", "15", "16"])
 def test_everything_goes_back_with_a_snapshot(plain, generation: str) -> None:
-    traced = plain(generation)
+    traced = plain(generation, ram_mib=64)
     traced.enable("host_hcall")
     traced.on()
     traced.system.hvc(200)
@@ -283,7 +289,8 @@ def test_loading_checks_what_it_is_given(plain) -> None:
     row = tl.CpuPages(0, other, (other + 4096, other))
     system.machine.ram.write(pa, tl.DESCRIPTORS["a16"].pack(tl.Descriptor((row,))))
     first = system.hvc(load, va, 4096)
-    assert str(first).split()[1] == "x1=-ENOMEM" and first.x3 > 0
+    assert str(first).split()[1] == "x1=-ENOMEM"
+    assert first.x3 > 0
     assert not system.hyp.ownership.check_consistency()
 
 

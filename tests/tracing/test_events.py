@@ -58,7 +58,8 @@ def test_the_line_of_a_module_event_is_written_by_the_module(start, generation: 
     traced.open(0x1234)
     assert traced.texts() == ["vault_open slot=0 key=0x1234", "vault_close slot=0 left=7"]
     core.on_service = before
-    assert printer is not None and len(runs) == 2
+    assert printer is not None
+    assert len(runs) == 2
 
 
 def test_the_id_is_where_el1_and_el2_look_for_it(start) -> None:
@@ -145,7 +146,8 @@ def test_an_abort_of_the_host_is_traced_with_syndrome_and_address(start) -> None
     page = traced.system.hyp.to_pa(traced.system.modules["pkvm_events"].el2_symbol("pkvm_ops"))
     traced.system.host.read(page)
     (line,) = traced.texts()
-    assert line.startswith("host_mem_abort esr=0x9") and line.endswith(f" addr={page:#x}")
+    assert line.startswith("host_mem_abort esr=0x9")
+    assert line.endswith(f" addr={page:#x}")
 
 
 def test_pages_of_protected_guests_are_counted(start) -> None:
@@ -188,7 +190,8 @@ def test_strings_of_el2_cannot_be_printed_and_pointers_are_hashed(c_module, plai
     traced.system.call("hyp_call")
     texts = traced.texts()
     assert texts[0] == "__hyp_printk (efault)|"
-    assert texts[1].startswith("__hyp_printk 00000000") and len(texts[1]) == len("__hyp_printk ") + 17
+    assert texts[1].startswith("__hyp_printk 00000000")
+    assert len(texts[1]) == len("__hyp_printk ") + 17
     assert texts[2] == "__hyp_printk -5 1234|"
 
 

@@ -6,7 +6,12 @@ Source: arch/arm64/include/asm/kvm_hypevents.h.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from copy import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pkvm_emu.abi.generation import Generation
 
 
 class EventField(NamedTuple):
@@ -56,3 +61,25 @@ CORE_EVENTS: dict[str, CoreEvent] = {
     "selftest": _event(" "),
     "vcpu_illegal_trap": _event("esr_el2=%llx", *_u64("esr")),
 }
+
+
+def _function_event(text: str, *names: str) -> CoreEvent:
+    arguments = ", ".join(f"(void *)REC->{name}" for name in names)
+    return CoreEvent(tuple(EventField("unsigned long", name, 8) for name in names), text, f'"{text}", {arguments}')
+
+
+#: The events of kernels built with CONFIG_PKVM_FTRACE.
+CORE_EVENTS["func"] = _function_event("    %ps <- %ps", "ip", "parent")
+CORE_EVENTS["func_ret"] = _function_event("%ps", "ip")
+FUNCTION_EVENTS = ("func", "func_ret")
+
+
+def with_functions(generation: Generation) -> Generation:
+    """A generation as its kernel is with CONFIG_PKVM_FTRACE: ``func`` and ``func_ret`` are among the events.
+
+    The linker sorts by name, so the ids of most events of the core, and of all module events, are two higher.
+    """
+    changed = copy(generation)
+    names = tuple(sorted((*generation.tracing.core_events, *FUNCTION_EVENTS)))
+    object.__setattr__(changed, "tracing", replace(generation.tracing, core_events=names))
+    return changed

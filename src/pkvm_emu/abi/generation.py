@@ -223,8 +223,8 @@ def _android14(name: str, kernel: tuple[int, int], el1_kcfi: str, capabilities: 
 
 
 GENERATIONS: tuple[Generation, ...] = (
-    # 5.15 decides protected mode by static keys, not by alternatives: no capability numbers.
-    _android14("android14-5.15", (5, 15), "jump-table", {}),
+    # 5.15 asks by static keys: cpu_hwcap_keys is an array by capability number.
+    _android14("android14-5.15", (5, 15), "jump-table", {"KVM_PROTECTED_MODE": 37}),
     _android14("android14-6.1", (6, 1), "plain", {"ALWAYS_SYSTEM": 1, "KVM_PROTECTED_MODE": 40}),
     Generation(
         name="android15-6.6",

@@ -5,10 +5,14 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pkvm_emu.elf.elements import NVHE_PREFIX
 from pkvm_emu.elf.module_file import ModuleFile, read_input
 from pkvm_emu.errors import UsageError
+
+if TYPE_CHECKING:
+    from pkvm_emu.system import System
 
 _BUILD_FILES = ("Makefile", "Kbuild", "BUILD.bazel", "BUILD")
 
@@ -57,6 +61,26 @@ def read_given_modules(words: list[str], android: str | None, system: str | None
     if not given:
         raise UsageError("no module was given: a .ko, a source directory, or two objects")
     return given
+
+
+def load_user_symbols(path: str, system: System) -> None:
+    """Run a user's Python file; the kernel symbols it registers are served in this system.
+
+    Raises:
+        UsageError: the file cannot be read or fails.
+    """
+    import runpy
+
+    from pkvm_emu.kernel import registry
+
+    before = dict(registry.FUNCTIONS)
+    try:
+        runpy.run_path(path)
+    except Exception as error:
+        raise UsageError(f"--kernel {path}: {type(error).__name__}: {error}") from error
+    for name, function in registry.FUNCTIONS.items():
+        if before.get(name) is not function:
+            system.kernel.symbols.provide(name, function.function, function.runs_guest)
 
 
 def _build(directory: Path, android: str | None, system: str | None) -> GivenModule:

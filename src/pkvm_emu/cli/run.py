@@ -58,7 +58,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Boot, call, report. The report is printed also when the run ends badly."""
     from dataclasses import replace
 
-    from pkvm_emu.cli.inputs import read_given_modules
+    from pkvm_emu.cli.inputs import load_user_symbols, read_given_modules
     from pkvm_emu.cli.run_report import RunReport
     from pkvm_emu.kernel.command_line import CommandLine
     from pkvm_emu.machine.profile import MachineProfile
@@ -95,26 +95,6 @@ def execute(arguments: argparse.Namespace) -> int:
     if failure is not None:
         raise failure
     return _exit_code(system, report)
-
-
-def load_user_symbols(path: str, system: System) -> None:
-    """Run a user's Python file; the kernel symbols it registers are served in this system.
-
-    Raises:
-        UsageError: the file cannot be read or fails.
-    """
-    import runpy
-
-    from pkvm_emu.kernel import registry
-
-    before = dict(registry.FUNCTIONS)
-    try:
-        runpy.run_path(path)
-    except Exception as error:
-        raise UsageError(f"--kernel {path}: {type(error).__name__}: {error}") from error
-    for name, function in registry.FUNCTIONS.items():
-        if before.get(name) is not function:
-            system.kernel.symbols.provide(name, function.function, function.runs_guest)
 
 
 def _print(report: RunReport, failure: PkvmEmuError | None, as_json: bool, refusals: Explanations | None) -> None:

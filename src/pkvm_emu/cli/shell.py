@@ -28,6 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cmdline", metavar="TEXT", default="", help="kernel command line")
     parser.add_argument("--machine", metavar="FEATURES", default="", help="e.g. nvhe,nopauth,lpa2")
     parser.add_argument("--ram", metavar="MIB", type=int, default=1024, help="RAM in MiB (default 1024)")
+    parser.add_argument("--smp", metavar="N", type=int, default=1, help="number of CPUs, 1 to 8 (default 1)")
+    parser.add_argument("--dtb", metavar="FILE", help="device tree blob of the board (default: made up for the modules)")
+    parser.add_argument("--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols")
     parser.add_argument("--script", metavar="FILE", help="run this script and end with its status; - is standard input")
     parser.add_argument("--console", action="store_true", help="print the kernel log on standard error as it comes")
 
@@ -36,21 +39,23 @@ def execute(arguments: argparse.Namespace) -> int:
     """Boot, then run the script or read lines; the status is the script's, or 1 when the system dies."""
     from dataclasses import replace
 
-    from pkvm_emu.cli.inputs import read_given_modules
+    from pkvm_emu.cli.inputs import load_user_symbols, read_given_modules
     from pkvm_emu.kernel.command_line import CommandLine
     from pkvm_emu.machine.profile import MachineProfile
     from pkvm_emu.shell.session import Session
     from pkvm_emu.system import System, choose_generation, run_boot
 
     script = _read_script(arguments.script)
-    profile = replace(MachineProfile.parse(arguments.machine), ram_size=arguments.ram << 20)
+    profile = replace(MachineProfile.parse(arguments.machine), ram_size=arguments.ram << 20, cpus=arguments.smp)
     given = read_given_modules(arguments.modules, arguments.android) if arguments.modules else []
     files = [module.file for module in given]
     system = System(choose_generation(arguments.android, files), CommandLine(arguments.cmdline), profile)
+    for path in arguments.kernel:
+        load_user_symbols(path, system)
     console = Console(system) if arguments.console else None
     parameters = {module.file.name: module.parameters for module in given}
     try:
-        run_boot(system, files, parameters=parameters)
+        run_boot(system, files, parameters=parameters, dtb=arguments.dtb)
         for outcome in system.boot_report.outcomes:
             if outcome.reason:
                 _write_error(f"pkvm-emu: boot: {outcome.reason}\n".encode())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pkvm_emu.machine.core import Service, Stuck
 from pkvm_emu.machine.state import State, StateDict, StateList
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ PAGE_SIZE = 4096
 #: A window larger than this is no register file but a memory or a bus; it is left without a device.
 WINDOW_LIMIT = 1 << 28
 _PHYSICAL_LIMIT = 1 << 40
+#: Accesses to the same few registers, with no exception and no call in between, after which a driver waits for ever: while
+#: no time passes, and where it reads the counter between them.
+POLL_LIMIT, TIMED_POLL_LIMIT = 100_000, 1_000_000
+_POLLED_REGISTERS = 8
 
 
 class Access(NamedTuple):
@@ -60,6 +65,7 @@ class RegisterFile(State):
         super().__init__(machine.journal, "devices.registers")
         self._machine = machine
         self._mapped: list[tuple[int, int]] = []
+        self._poll = _Poll()
         self.words: StateDict[int, int] = StateDict(machine.journal, "devices.registers.words")
         self.log: StateList[Access] = StateList(machine.journal, "devices.registers.log")
 
@@ -119,6 +125,50 @@ class RegisterFile(State):
             self.log[-1] = last._replace(times=last.times + 1)
         else:
             self.log.append(entry)
+        if self._poll.is_endless(address, core.events, core.ticks):
+            self._give_up(entry)
+        # The engine does not bear being halted in the middle of an access, so the watchdog is told of each.
+        core.events += 1
+        self._poll.events = core.events
+
+    def _give_up(self, entry: Access) -> None:
+        core = self._machine.core
+        before = core.on_exception
+
+        def stuck(*_: object) -> None:
+            core.on_exception = before
+            self._poll = _Poll()
+            raise Stuck(
+                f"{core.describe(entry.pc, entry.el)} waits for ever on the register at {entry.address:#x}, which reads "
+                f"{entry.value:#x}; set it with system.mmio.poke() before, or give the device a model"
+            )
+
+        # Whichever comes first: the engine stops, or an exception is taken.
+        core.on_exception = stuck
+        core.leave_hook(Service("register poll", core.el, 0, stuck, in_hook=False))
+
+
+class _Poll:
+    """Tells a driver that polls a few registers for ever from one that gets on."""
+
+    def __init__(self) -> None:
+        self.events = -1
+        self._ticks = -1
+        self._addresses: set[int] = set()
+        self._count = 0
+        self._untimed = 0
+
+    def is_endless(self, address: int, events: int, ticks: int) -> bool:
+        """Count one access; whether that was one too many."""
+        if events != self.events or address not in self._addresses:
+            if events != self.events or len(self._addresses) >= _POLLED_REGISTERS:
+                self._addresses.clear()
+            self._addresses.add(address)
+            self._count = self._untimed = 0
+        self._count += 1
+        self._untimed = self._untimed + 1 if ticks == self._ticks else 0
+        self._ticks = ticks
+        return self._untimed >= POLL_LIMIT or self._count >= TIMED_POLL_LIMIT
 
 
 def _gaps(first: int, last: int, taken: list[tuple[int, int]]) -> list[tuple[int, int]]:

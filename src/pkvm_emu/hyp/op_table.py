@@ -9,6 +9,7 @@ from pkvm_emu.arch.insn import BTI_C, b, hvc, ret
 from pkvm_emu.errors import EmulatorError
 from pkvm_emu.hyp import registry
 from pkvm_emu.hyp.errors import UnservedOp
+from pkvm_emu.hyp.refusals import Refusals
 from pkvm_emu.hyp.service import el2_service
 from pkvm_emu.machine.calling import bind
 from pkvm_emu.machine.core import SERVICE_IMMEDIATE, Service
@@ -123,6 +124,7 @@ class OpTable:
         if served is None:
             return Service(name, 2, 8, self._stop_at(name))
         nargs, call = bind(served.function, self._hyp)
+        call = self._hyp.part(Refusals).watch(f"ops->{name}()", call)
         return el2_service(self._hyp, f"ops->{name}()", nargs, call, served.runs_guest)
 
     def _stop_at(self, name: str) -> Any:

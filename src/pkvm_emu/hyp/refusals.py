@@ -12,7 +12,6 @@ and what says nothing is looked up in :data:`RULES`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from errno import E2BIG, EBUSY, EINVAL, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP, EPERM, ERANGE
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +22,6 @@ from pkvm_emu.hyp.page_state import Component
 from pkvm_emu.hyp.pgtable import stage2_prot
 from pkvm_emu.hyp.registry import hyp_part
 from pkvm_emu.machine.calling import signature_of
-from pkvm_emu.machine.core import Service
 from pkvm_emu.machine.state import State, StateList
 
 if TYPE_CHECKING:
@@ -170,15 +168,6 @@ class Refusals(State):
         if name == "op_host_hcall":
             return self._watch_hypercalls(call)
         return self._watch_aborts(call) if name == "op_inject_abort" else call
-
-    def attach(self) -> None:
-        """Watch every service of EL2 that is registered now."""
-        services = self._hyp.machine.core.services
-        for address, service in services.items():
-            function = self.watch(service.name, service.function) if service.el == 2 else service.function
-            if function is not service.function:
-                replaced: Service = dataclasses.replace(service, function=function)
-                services[address] = replaced
 
     def _watch_op(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*registers: int) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +36,13 @@ class Hypercall:
     name: str
     function: Callable[..., Any]
     runs_guest: bool = False
+
+
+class WithStatus(NamedTuple):
+    """A hypercall's result whose x0 is not SMCCC_RET_SUCCESS: x0, then x1, x2, ..."""
+
+    x0: int
+    values: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ def hypercall(*names: str, runs_guest: bool = False) -> Callable[[F], F]:
     """Serve one or more host hypercalls by the decorated function.
 
     The function takes x1, x2, ... and returns x1 (an int), a tuple for x1, x2, ..., a :class:`GuestCall`, or None for a
-    hypercall without result. x0 becomes SMCCC_RET_SUCCESS.
+    hypercall without result. x0 becomes SMCCC_RET_SUCCESS, but with a :class:`WithStatus`.
     """
 
     def register(function: F) -> F:

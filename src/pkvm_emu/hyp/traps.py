@@ -9,7 +9,8 @@ from pkvm_emu.arch.psci import is_psci
 from pkvm_emu.arch.smccc import SMCCC_RET_NOT_SUPPORTED, SMCCC_RET_SUCCESS
 from pkvm_emu.hyp import registry
 from pkvm_emu.hyp.errors import HypBug
-from pkvm_emu.hyp.registry import GuestCall
+from pkvm_emu.hyp.refusals import Refusals
+from pkvm_emu.hyp.registry import GuestCall, WithStatus
 from pkvm_emu.machine.calling import bind
 
 if TYPE_CHECKING:
@@ -51,12 +52,14 @@ class Traps:
                     self._guest_running.add(number)
         self._names = by_number
         self._last_gated = hyp.generation.hypercalls["prot_finalize"]
-        hyp.add_firmware_service("op_host_hcall", self.host_hcall, 1, self._calls_module)
+        watch = hyp.part(Refusals).watch
+        host_hcall = watch("op_host_hcall", self.host_hcall)
+        hyp.add_firmware_service("op_host_hcall", host_hcall, 1, self._calls_module)
         hyp.add_firmware_service("op_host_hcall_result", self.host_hcall_result, 1)
         hyp.add_firmware_service("op_host_smc", self.host_smc, 1)
         hyp.add_firmware_service("op_host_mem_abort", self.host_mem_abort, 1)
         hyp.add_firmware_service("op_perm_result", self.perm_result, 1)
-        hyp.add_firmware_service("op_inject_abort", self.inject_abort, 1)
+        hyp.add_firmware_service("op_inject_abort", watch("op_inject_abort", self.inject_abort), 1)
         hyp.add_firmware_service("op_unhandled_trap", self.unhandled_trap, 1)
 
     def name_of(self, number: int) -> str | None:
@@ -89,6 +92,8 @@ class Traps:
         if isinstance(result, GuestCall):
             return result.function, result.argument
         regs[0] = SMCCC_RET_SUCCESS
+        if isinstance(result, WithStatus):
+            regs[0], result = result
         if isinstance(result, tuple):
             for index, value in enumerate(result):
                 regs[1 + index] = value

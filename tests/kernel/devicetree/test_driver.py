@@ -8,6 +8,7 @@ import pytest
 
 from pkvm_emu.errors import UsageError
 from pkvm_emu.kernel.devicetree.devices import Devices
+from pkvm_emu.machine.core import Stuck
 from pkvm_emu.system import System
 
 Run = Callable[..., System]
@@ -179,3 +180,9 @@ def test_every_access_to_a_window_is_recorded_with_its_place(run: Run) -> None:
     first = system.mmio.log[0]
     assert (first.is_write, first.address, first.size, first.value, first.el) == (True, 0x1000_0000, 4, 24, 1)
     assert "probe" in system.mmio.describe(first)
+
+
+def test_a_driver_that_waits_for_a_bit_nobody_sets_is_stopped_with_the_register(run: Run) -> None:
+    loop = text().replace("writel(clock, state->regs);", "while (!(readl(state->regs + 8) & 1)) ;")
+    with pytest.raises(Stuck, match=r"probe.* waits for ever on the register at 0x10000008, which reads 0x0"):
+        run(loop, TIMER)

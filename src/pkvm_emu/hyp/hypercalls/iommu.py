@@ -13,7 +13,7 @@ from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.iommu import Iommu
 from pkvm_emu.hyp.iommu_domains import IommuDomains
 from pkvm_emu.hyp.memcache import HostMemcache
-from pkvm_emu.hyp.registry import hypercall
+from pkvm_emu.hyp.registry import WithStatus, hypercall
 from pkvm_emu.machine.calling import S32, U32, U64, Bool, Ptr
 
 
@@ -72,10 +72,12 @@ def detach_dev(hyp: Hypervisor, iommu: U32, domain: U32, endpoint: U32, pasid: U
 @hypercall("host_iommu_map_pages", runs_guest=True)
 def map_pages(
     hyp: Hypervisor, domain: U32, iova: U64, paddr: U64, pgsize: U64, pgcount: U64, prot: S32
-) -> tuple[int, int, int]:
-    """Map ``pgcount`` pages of ``pgsize`` bytes; x1 = bytes mapped, x2 and x3 a request where the driver lacked memory."""
-    _, mapped = IommuDomains(hyp).map_pages(domain, iova, paddr, pgsize, pgcount, prot)
-    return _with_request(hyp, mapped)
+) -> WithStatus:
+    """Map ``pgcount`` pages of ``pgsize`` bytes; x0 = errno, x1 = bytes mapped, x2 and x3 a request where the driver
+    lacked memory.
+    """
+    error, mapped = IommuDomains(hyp).map_pages(domain, iova, paddr, pgsize, pgcount, prot)
+    return WithStatus(error, _with_request(hyp, mapped))
 
 
 @hypercall("host_iommu_unmap_pages", runs_guest=True)

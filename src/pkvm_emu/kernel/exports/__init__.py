@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 _TOOLS = ("make_index",)
@@ -20,14 +20,14 @@ def subsystems() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(__path__) if module.name not in _TOOLS]
 
 
-@lru_cache(maxsize=None)
+@cache
 def register_all() -> None:
     """Import every file of this package."""
     for name in subsystems():
         importlib.import_module(f"{__name__}.{name}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _index() -> dict[str, str]:
     text = files(__package__).joinpath("index.json").read_text()
     return {symbol: name for name, symbols in json.loads(text).items() for symbol in symbols}

@@ -247,6 +247,14 @@ class TracePipe(File):
         self._kernel.part(HypTrace).close_reader()
 
 
+def _filter_file(kernel: Kernel, enable: bool) -> TextFile:
+    from pkvm_emu.kernel.tracing.functions import TracedFunctions
+
+    functions = kernel.part(TracedFunctions)
+    show = functions.show if enable else None
+    return TextFile(show, lambda data: functions.apply(data, enable), mode=0o600 if enable else 0o200)
+
+
 class RawTracePipe(TracePipe):
     """``trace_pipe_raw`` of the generations in which it gives pages: one page of the buffer a read."""
 
@@ -316,4 +324,7 @@ def tracing(kernel: Kernel, fs: FileSystem) -> None:
         nodes["trace_clock"] = lambda: TextFile(lambda: "[boot]\n", mode=0o440)
     if "selftest" in rules.core_events:
         nodes["selftest_event"] = lambda: SelftestFile(kernel)
+    if "func" in rules.core_events:
+        nodes["set_ftrace_filter"] = lambda: _filter_file(kernel, True)
+        nodes["set_ftrace_notrace"] = lambda: _filter_file(kernel, False)
     root.add(own, FixedDirectory(nodes))
