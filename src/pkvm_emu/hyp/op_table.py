@@ -37,8 +37,8 @@ _LDUR, _LDUR_MASK = 0xB85F_C000, 0xFFFF_FC00
 class OpTable:
     """The ops of one generation.
 
-    A stub is 16 bytes: the kCFI type id of the op's prototype, ``bti c``, ``hvc``, ``ret``; the member points at the ``bti``. A slot
-    that the generation does not have holds 0, as on the device.
+    A stub is 16 bytes: the kCFI type id of the op's prototype, ``bti c``, ``hvc``, ``ret``; the member points at the ``bti``. A
+    slot that the generation does not have holds 0, as on the device.
 
     Args:
         hyp: the hypervisor that serves the ops.

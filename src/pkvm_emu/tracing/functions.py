@@ -1,8 +1,8 @@
 """Function tracing at EL2 (``func``, ``func_ret``) for any module, however it was built.
 
 A device patches the NOPs that ``CONFIG_PKVM_FTRACE`` puts at the beginning of every function. Here the emulator watches the
-first instruction of each function and its RETs instead, so that a module needs no other build; what comes into the trace, and how the
-functions are chosen, is the same.
+first instruction of each function and its RETs instead, so that a module needs no other build; what comes into the trace, and
+how the functions are chosen, is the same.
 """
 
 from __future__ import annotations

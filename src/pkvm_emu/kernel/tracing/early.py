@@ -1,7 +1,7 @@
 """Tracing from the command line: ``hyp_event=``, ``hyp_trace_printk``, and what a panic shows of the trace.
 
 Source: arch/arm64/kvm/{hyp_events,hyp_trace}.c. The kernel finds with ``hyp_event=`` the events of the core and, at best, of the
-first module that has any; here those of all modules are found, unless ``pkvm_emu.hyp_event=kernel`` asks for the kernel's own limit.
+first module that has any; here those of all modules are found, unless ``pkvm_emu.hyp_event=kernel`` asks for the kernel's limit.
 """
 
 from __future__ import annotations

@@ -1,0 +1,146 @@
+"""Function tracing: any module, filters by glob, nested calls, tail calls."""
+
+from __future__ import annotations
+
+import pytest
+
+from pkvm_emu.kernel.fs import FsError
+from pkvm_emu.kernel.tracing.functions import matches
+
+ON = "hyp_ftrace_filter= hyp_event=func,func_ret"
+NESTED = """
+static volatile u64 sink;
+static noinline void leaf(u64 n) { sink = n; }
+static noinline u64 middle(u64 n)
+{
+	leaf(n);
+	if (n)
+		sink += middle(n - 1);
+	return sink;
+}
+static noinline u64 tail(u64 n) { sink = n; return middle(n); }
+int hyp_init(const struct pkvm_module_ops *ops) { return 0; }
+void hyp_call(pkvm_handler_regs_t *regs)
+{
+	u64 *x = (u64 *)regs;
+	x[0] = 0;
+	x[1] = tail(x[1]);
+}
+"""
+CALLS = """\
+> hyp_call
+> tail
+> middle
+> leaf
+< leaf
+> middle
+> leaf
+< leaf
+< middle
+< middle
+< tail
+< hyp_call
+"""
+
+
+def calls(traced) -> str:
+    """The trace, a line each: ``> name`` for a call, ``< name`` for a return."""
+    out = ""
+    for text in traced.texts():
+        kind, name, *_ = text.split()
+        out += f"{'>' if kind == 'func' else '<'} {name.removeprefix('__kvm_nvhe_')}\n"
+    return out
+
+
+@pytest.mark.parametrize("config", [{}, {"PKVM_FTRACE": "y"}], ids=["as it is", "PKVM_FTRACE=y"])
+def test_calls_and_returns_are_traced_whatever_the_build(c_module, plain, config: dict[str, str]) -> None:
+    module = c_module(el2=NESTED, name="nested", config=config)
+    traced = plain("16", [module], ON)
+    assert calls(traced) == "> hyp_init\n< hyp_init\n" or "func" in traced.read("set_ftrace_filter")
+    traced.system.call("hyp_call", 1)
+    assert calls(traced) == CALLS
+
+
+@pytest.mark.parametrize("generation", ["14", "15", "16"])
+def test_every_generation_can_be_traced(c_module, plain, generation: str) -> None:
+    module = c_module(el2=NESTED, name="nested", generation=generation)
+    traced = plain(generation, [module], ON)
+    calls(traced)
+    traced.system.call("hyp_call", 1)
+    assert calls(traced) == CALLS
+
+
+def test_a_line_names_the_function_and_its_caller(c_module, plain) -> None:
+    traced = plain("16", [c_module(el2=NESTED, name="nested")], "hyp_ftrace_filter=*leaf hyp_event=func,func_ret")
+    traced.system.call("hyp_call", 0)
+    assert traced.texts() == [
+        "func     __kvm_nvhe_leaf [nested] <- __kvm_nvhe_middle [nested]",
+        "func_ret __kvm_nvhe_leaf [nested]",
+    ]
+
+
+def test_filters_add_and_take_away(c_module, plain) -> None:
+    traced = plain("16", [c_module(el2=NESTED, name="nested")], "hyp_ftrace_filter=nothing hyp_event=func")
+    assert traced.read("set_ftrace_filter") == ""
+    traced.write("set_ftrace_filter", "__kvm_nvhe_m*\n")
+    traced.write("set_ftrace_filter", "*l?af\n")
+    assert sorted(traced.read("set_ftrace_filter").split()) == ["__kvm_nvhe_leaf", "__kvm_nvhe_middle"]
+    traced.write("set_ftrace_notrace", "*[k-n]eaf\n")
+    assert traced.read("set_ftrace_filter") == "__kvm_nvhe_middle\n"
+    traced.system.call("hyp_call", 0)
+    assert calls(traced) == "> middle\n"
+    with pytest.raises(FsError, match="EINVAL"):
+        traced.write("set_ftrace_filter", "*unknown*\n")
+    with pytest.raises(FsError, match="E2BIG"):
+        traced.write("set_ftrace_notrace", "x" * 127)
+
+
+def test_deep_recursion_is_traced_without_the_innermost_returns(c_module, plain) -> None:
+    traced = plain("16", [c_module(el2=NESTED, name="nested")], "hyp_ftrace_filter=*middle hyp_event=func,func_ret")
+    traced.write("buffer_size_kb", "64\n")
+    traced.off()
+    traced.on()
+    traced.system.call("hyp_call", 39)
+    text = calls(traced)
+    assert text.count("> middle") == 40
+    assert text.count("< middle") == 32
+
+
+def test_without_the_option_there_is_none_of_it(start) -> None:
+    traced = start()
+    assert "set_ftrace_filter" not in traced.system.fs.list(traced.root)
+    assert "func" not in traced.system.fs.list(traced.path("events/hypervisor"))
+
+
+def test_with_it_the_ids_are_those_of_a_kernel_that_has_it(start) -> None:
+    traced = start(cmdline="hyp_ftrace_filter=")
+    assert [traced.read(f"events/{name}/id") for name in ("__hyp_printk", "func", "func_ret", "host_hcall")] == [
+        *("0\n", "1\n", "2\n", "3\n")
+    ]
+    assert traced.read("events/vault_close/id") == "13\n"
+
+
+def test_a_snapshot_in_a_traced_system_goes_back(c_module, plain) -> None:
+    traced = plain("16", [c_module(el2=NESTED, name="nested")], ON)
+    snapshot = traced.system.snapshot()
+    traced.system.call("hyp_call", 1)
+    first = traced.texts()
+    traced.write("set_ftrace_notrace", "*\n")
+    traced.system.restore(snapshot)
+    traced.system.call("hyp_call", 1)
+    assert traced.texts() == first
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("", "anything", True),
+        ("*", "anything", True),
+        ("a?c", "abc", True),
+        ("a?c", "abbc", False),
+        ("[!a]x", "bx", True),
+        ("abc", "abcd", False),
+    ],
+)
+def test_patterns_are_those_of_the_kernel(pattern: str, name: str, expected: bool) -> None:
+    assert matches(pattern, name) is expected
