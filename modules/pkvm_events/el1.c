@@ -28,6 +28,9 @@ static int open_set(const char *val, const struct kernel_param *kp)
 
 	if (ret)
 		return ret;
+	/* given with the module, the parameter is set before the EL2 half is up */
+	if (!open_number)
+		return -ENODEV;
 	pr_info("slot %lu\n", (unsigned long)pkvm_el2_mod_call(open_number, key));
 	return 0;
 }

@@ -375,6 +375,7 @@ def boot(
     profile: MachineProfile | None = None,
     *,
     deprivilege: bool = True,
+    continue_on_init_failure: bool = False,
     dtb: str | Path | TreeNode | None = None,
 ) -> System:
     """Boot a system with ``modules`` as its protected modules.
@@ -386,6 +387,8 @@ def boot(
         cmdline: the kernel command line.
         profile: the machine.
         deprivilege: go on to deprivilege the host; False stops right before (modules may still be loaded then).
+        continue_on_init_failure: an EL2 init that fails fails the load; False: as the generation does it (android16's error
+            path makes the hypervisor panic).
         dtb: the device tree: a ``.dtb`` or ``.dts`` file, or a tree; None: a board made up for the modules.
 
     Returns:
@@ -394,6 +397,7 @@ def boot(
     """
     files = [read_module(module) for module in modules]
     system = System(choose_generation(android, files), CommandLine(cmdline), profile or MachineProfile())
+    system.kernel.continues_on_init_failure = continue_on_init_failure
     run_boot(system, files, deprivilege, dtb=dtb)
     return system
 

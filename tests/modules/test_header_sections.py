@@ -215,7 +215,8 @@ def test_an_event_at_el1_is_described_in_hyp_events(compile_c: Compile, events_f
     assert event[:32].rstrip(b"\0") == b"door_opened"
     at = {offset: (symbol, addend) for offset, _, symbol, addend in built.relocations("_hyp_events.door_opened")}
     assert at.keys() == {32, 40, 48, 56}
-    assert at[32][0] == "__kvm_nvhe_door_opened_enabled"
+    # The flag at EL2 cannot be read by the host; this one is its own.
+    assert at[32][0] == ".bss"
     data = built.sections[".data"]
     print_fmt = data[built.defined["hyp_event_print_fmt_door_opened"] :].split(b"\0")[0].decode()
     assert print_fmt == '"door=%u when=0x%llx delta=%d", REC->door, REC->when, REC->delta'

@@ -76,10 +76,13 @@ def test_the_id_is_where_el1_and_el2_look_for_it(start) -> None:
 @pytest.mark.parametrize("generation", ["15", "16"])
 def test_enabling_sets_the_flag_that_the_module_tests(start, generation: str) -> None:
     traced = start(generation=generation)
-    flag = traced.system.modules["pkvm_events"].el2_symbol("vault_open_enabled")
+    module, memory = traced.system.modules["pkvm_events"], traced.system.kernel.memory
+    flag, own_flag = module.el2_symbol("vault_open_enabled"), module.symbol("hyp_event_enabled_vault_open")
     states = [traced.system.hyp.read(flag, 4)]
     traced.enable("vault_open")
     states.append(traced.system.hyp.read(flag, 4))
+    # The host has a flag of its own: it cannot read the one at EL2.
+    assert memory.read(own_flag, 1) == b"\1"
     assert traced.read("events/vault_open/enable") == "1\n"
     traced.disable("vault_open")
     states.append(traced.system.hyp.read(flag, 4))

@@ -58,10 +58,10 @@
 #define HE_PRINTK(...)		__stringify(__VA_ARGS__)
 #define HYP_EVENT(__name, __proto, __struct, __assign, __printk) \
 	static char hyp_event_print_fmt_##__name[] = __printk; \
-	extern bool __kvm_nvhe_##__name##_enabled; \
+	static bool hyp_event_enabled_##__name; \
 	static struct hyp_event __used __section("_hyp_events." #__name) hyp_event_##__name = { \
 		.name = #__name, \
-		.enabled = &__kvm_nvhe_##__name##_enabled, \
+		.enabled = &hyp_event_enabled_##__name, \
 		.print_fmt = hyp_event_print_fmt_##__name, \
 		.fields = hyp_event_fields_##__name, \
 		.trace_func = hyp_event_trace_##__name, \

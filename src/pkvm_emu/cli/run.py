@@ -27,6 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--machine", metavar="FEATURES", default="", help="e.g. nvhe,nopauth,lpa2")
     parser.add_argument("--ram", metavar="MIB", type=int, default=1024, help="RAM in MiB (default 1024)")
+    parser.add_argument(
+        "--continue-on-init-failure", action="store_true", help="a failing EL2 init fails the load and does not panic"
+    )
     parser.add_argument("--smp", metavar="N", type=int, default=1, help="number of CPUs, 1 to 8 (default 1)")
     parser.add_argument("--max-insns", metavar="N", type=int, help="stop after N instructions")
     parser.add_argument("--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols")
@@ -70,6 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
     files = [module.file for module in given]
     without = [file.file_name for file in files if not file.has_el2]
     system = System(choose_generation(arguments.android, files), CommandLine(arguments.cmdline), profile)
+    system.kernel.continues_on_init_failure = arguments.continue_on_init_failure
     if len(without) == len(files):
         raise UsageError(f"{without[0]}: has no EL2 code (its .hyp.text is empty), so there is nothing to run at EL2")
     if arguments.dts:

@@ -28,6 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cmdline", metavar="TEXT", default="", help="kernel command line")
     parser.add_argument("--machine", metavar="FEATURES", default="", help="e.g. nvhe,nopauth,lpa2")
     parser.add_argument("--ram", metavar="MIB", type=int, default=1024, help="RAM in MiB (default 1024)")
+    parser.add_argument(
+        "--continue-on-init-failure", action="store_true", help="a failing EL2 init fails the load and does not panic"
+    )
     parser.add_argument("--smp", metavar="N", type=int, default=1, help="number of CPUs, 1 to 8 (default 1)")
     parser.add_argument("--dtb", metavar="FILE", help="device tree blob of the board (default: made up for the modules)")
     parser.add_argument("--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols")
@@ -50,6 +53,7 @@ def execute(arguments: argparse.Namespace) -> int:
     given = read_given_modules(arguments.modules, arguments.android) if arguments.modules else []
     files = [module.file for module in given]
     system = System(choose_generation(arguments.android, files), CommandLine(arguments.cmdline), profile)
+    system.kernel.continues_on_init_failure = arguments.continue_on_init_failure
     for path in arguments.kernel:
         load_user_symbols(path, system)
     console = Console(system) if arguments.console else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.arch.esr import Esr
 from pkvm_emu.errors import ModuleError
+from pkvm_emu.hyp.backtrace import walk
 from pkvm_emu.hyp.errors import HypBug, HypFault, HypUndefined
 from pkvm_emu.machine.core import Service
 from pkvm_emu.machine.state import State
@@ -34,7 +35,7 @@ class PanicState:
     """The registers that the panic message shows, and the stack overflow verdict.
 
     ``cpu`` is the CPU that panicked; ``elr`` is the hyp VA of the instruction at fault; ``sp`` and ``lr`` were EL2's stack
-    pointer and x30.
+    pointer and x30; ``frames`` is the call trace, innermost first (empty where the host was interrupted).
     """
 
     cpu: int
@@ -47,6 +48,7 @@ class PanicState:
     sp: int
     lr: int
     stack_overflow: bool
+    frames: tuple[int, ...] = ()
 
     @property
     def from_host(self) -> bool:
@@ -143,11 +145,18 @@ class PanicPath(State):
             sp=sp,
             lr=engine.read("x30"),
             stack_overflow=not cpu.stack_base <= sp <= cpu.stack_top,
+            frames=self._call_trace(),
         )
         if not self.reason:
             self.reason = self._explain_registers(self.state)
         engine.write("sp", cpu.overflow_top)
         return cpu.context_va
+
+    def _call_trace(self) -> tuple[int, ...]:
+        engine = self._engine
+        if engine.read_sysreg("SPSR_EL2") >> _EL_SHIFT & 3 != 2:
+            return ()
+        return walk(self._hyp, engine.read("elr_el2"), engine.read("x29"), engine.read("x30"))
 
     def _finish(self) -> None:
         state, reason = self.state, self.reason

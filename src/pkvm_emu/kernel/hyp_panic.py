@@ -53,6 +53,10 @@ class HypPanicHandler:
             level=0,
         )
         kernel.log.write(f"pkvm_emu: {explanation}", level=0)
+        if state.frames:
+            kernel.log.write("pkvm_emu: EL2 call trace:", level=0)
+            for address in state.frames:
+                kernel.log.write(f"pkvm_emu:  {kernel.machine.core.describe(address, 2)}", level=0)
 
     def _place(self, what: str, elr: int) -> None:
         address = (elr + self._hyp_offset) & _U64

@@ -92,6 +92,8 @@ class Kernel(State):
         #: ``is_protected_kvm_enabled()``: without ``kvm-arm.mode=`` the machine boots as Android devices do.
         self.protected = command_line.get("kvm-arm.mode", "protected") == "protected"
         self.deprivileged = False
+        #: Go on after a failing EL2 init where the kernel's own error path makes the hypervisor panic.
+        self.continues_on_init_failure = False
         self.tainted: str = ""
         self.allocations: StateDict[int, int] = StateDict(machine.journal, "kernel.allocations")
         #: Shadow call stacks by CPU: builds with SCS keep return addresses where x18 points.

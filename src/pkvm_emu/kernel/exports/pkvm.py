@@ -239,7 +239,13 @@ class _Load:
         """
         kernel = self._kernel
         first = start
-        if self._generation.boot.init_error_is_fatal and len(self._sections) < len(self._generation.sections):
+        absent = len(self._sections) < len(self._generation.sections)
+        if self._generation.boot.init_error_is_fatal and absent and not kernel.continues_on_init_failure:
+            kernel.log.write(
+                f"pkvm_emu: {self._module.name}: the EL2 init failed, and the kernel's error path now makes the hypervisor "
+                "panic, as on a device; --continue-on-init-failure goes on instead",
+                level=4,
+            )
             first = 0
         for va, _ in self._pages():
             pfn = kernel.memory.to_pa(va) >> PAGE_SHIFT
