@@ -59,7 +59,7 @@ int hyp_init(const struct pkvm_module_ops *o)
 }
 """
 PLAIN_INIT = "int hyp_init(const struct pkvm_module_ops *o) { ops = o; return 0; }\n"
-COMMANDS = """	case 8: given = x[2]; x[1] = ops->host_stage2_mod_prot(x[3], 4, 1, true); break;
+COMMANDS = """	case 8: given = x[2]; x[1] = ops->host_stage2_mod_prot(x[3], 4, 1, false); break;
 	case 9: x[1] = restored; break;
 	}
 }
