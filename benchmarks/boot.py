@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import pkvm_emu
 from common import median_seconds, sample, show
+
+import pkvm_emu
 
 
 def main() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-import pkvm_emu
 from common import median_seconds, sample, show
+
+import pkvm_emu
 
 _COUNT = 20_000
 #: mov x0, x20; mov x1, #1; mov x2, #1; hvc #0; subs x19, x19, #1; b.ne .-20; ret

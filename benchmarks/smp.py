@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import pkvm_emu
 from common import median_seconds, sample, show
+
+import pkvm_emu
 from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.machine.scheduler import Scheduler
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 
-import pkvm_emu
 from common import sample, show
+
+import pkvm_emu
 
 
 def main() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 
-import pkvm_emu
 import unicorn
 from common import sample
 from unicorn import arm64_const as arm64
+
+import pkvm_emu
 
 _ITERATIONS = 40_000_000
 _INSTRUCTIONS = 4

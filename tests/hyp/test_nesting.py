@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from iommu_modules import DOMAINS, DOMAINS_EL1
 
 import pkvm_emu
-from iommu_modules import DOMAINS, DOMAINS_EL1
 from pkvm_emu.hyp.page_state import Component
 from pkvm_emu.system import System
 

@@ -6,6 +6,7 @@ import pytest
 from trace_support import Traced
 
 from pkvm_emu.abi.structs import HYP_EVENT_ID
+from pkvm_emu.hyp.iommu import Iommu
 from pkvm_emu.kernel.fs import FsError
 
 CORE = {"15": 7, "16": 11}
@@ -164,6 +165,18 @@ def test_pages_of_protected_guests_are_counted(start) -> None:
     assert counts[0][1] == counts[-1][0] == 0
     assert max(count for count, _ in counts) >= 3
     assert all(was == before for (_, was), (before, _) in zip(counts[1:], counts, strict=False))
+
+
+def test_changes_of_the_host_stage2_are_traced_once_there_is_an_iommu_driver(plain) -> None:
+    traced = plain("16")
+    traced.enable("iommu_idmap", "iommu_idmap_complete")
+    traced.on()
+    host = traced.system.hyp.host
+    for ops in (0, 0x1000):
+        traced.system.hyp.part(Iommu).ops = ops
+        host.tell_iommu(0x4000_0000, 0x4020_0000, 7)
+        host.complete_iommu(True)
+    assert traced.texts() == ["iommu_idmap from=0x40000000 to=0x40200000 prot=0x7", "iommu_idmap_complete map=1"]
 
 
 # printk

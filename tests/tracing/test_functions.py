@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pkvm_emu.arch.insn import NOP, branch_target
 from pkvm_emu.kernel.fs import FsError
 from pkvm_emu.kernel.tracing.functions import matches
 
@@ -61,6 +62,51 @@ def test_calls_and_returns_are_traced_whatever_the_build(c_module, plain, config
     assert calls(traced) == CALLS
 
 
+def test_a_module_built_for_it_is_patched(c_module, plain) -> None:
+    module = c_module(el2=NESTED, name="nested", config={"PKVM_FTRACE": "y"})
+    traced = plain("16", [module], "hyp_ftrace_filter=*middle hyp_event=func")
+    loaded, hyp = traced.system.modules["nested"], traced.system.hyp
+
+    def words(name: str) -> list[int]:
+        code = hyp.read(loaded.el2_symbol(name), 12)
+        return [int.from_bytes(code[at : at + 4], "little") for at in (0, 4, 8)]
+
+    mov_x9_x30, movz_x10_1 = 0xAA1E03E9, 0xD280002A
+    call = words("middle")[2]
+    assert words("middle") == [mov_x9_x30, movz_x10_1, call]
+    trampoline = branch_target(call, loaded.el2_symbol("middle") + 8)
+    assert int.from_bytes(hyp.read(trampoline + 16, 4), "little") == 0xD61F0200
+    assert words("leaf") == [mov_x9_x30, movz_x10_1, NOP]
+    traced.write("set_ftrace_filter", "*leaf\n")
+    traced.write("set_ftrace_notrace", "*middle\n")
+    assert (words("leaf")[2] == NOP, words("middle")[2] == NOP) == (False, True)
+    traced.disable("func")
+    assert words("leaf")[2] == NOP
+    traced.enable("func_ret")
+    traced.system.call("hyp_call", 0)
+    assert calls(traced) == "< leaf\n"
+
+
+def test_the_host_cannot_have_anything_else_patched(c_module, plain) -> None:
+    module = c_module(el2=NESTED, name="nested", config={"PKVM_FTRACE": "y"})
+    traced = plain("16", [module], "hyp_ftrace_filter=")
+    system = traced.system
+    pa = system.kernel.pages.alloc_pages(0, zero=True)
+    loaded = system.modules["nested"]
+    system.machine.ram.write_u64(pa, loaded.symbol("__kvm_nvhe_leaf") + 4 | 1)
+    before = system.hyp.read(loaded.el2_symbol("leaf"), 64)
+    number = system.generation.hypercalls["sync_ftrace"]
+    assert str(system.hvc(number, system.kernel.memory.linear_va(pa))).split()[1] == "x1=-EINVAL"
+    assert system.hyp.read(loaded.el2_symbol("leaf"), 64) == before
+    assert not system.hyp.ownership.check_consistency()
+
+
+@pytest.mark.parametrize("config", [{}, {"PKVM_FTRACE": "y"}], ids=["as it is", "PKVM_FTRACE=y"])
+def test_a_module_built_for_it_runs_where_there_is_no_function_tracing(c_module, plain, config: dict[str, str]) -> None:
+    traced = plain("16", [c_module(el2=NESTED, name="nested", config=config)])
+    assert traced.system.call("hyp_call", 2).x0 == 0
+
+
 @pytest.mark.parametrize("generation", ["14", "15", "16"])
 def test_every_generation_can_be_traced(c_module, plain, generation: str) -> None:
     module = c_module(el2=NESTED, name="nested", generation=generation)
@@ -95,8 +141,11 @@ def test_filters_add_and_take_away(c_module, plain) -> None:
         traced.write("set_ftrace_notrace", "x" * 127)
 
 
-def test_deep_recursion_is_traced_without_the_innermost_returns(c_module, plain) -> None:
-    traced = plain("16", [c_module(el2=NESTED, name="nested")], "hyp_ftrace_filter=*middle hyp_event=func,func_ret")
+@pytest.mark.parametrize("config", [{}, {"PKVM_FTRACE": "y"}], ids=["as it is", "PKVM_FTRACE=y"])
+def test_deep_recursion_is_traced_without_the_innermost_returns(c_module, plain, config: dict[str, str]) -> None:
+    traced = plain(
+        "16", [c_module(el2=NESTED, name="nested", config=config)], "hyp_ftrace_filter=*middle hyp_event=func,func_ret"
+    )
     traced.write("buffer_size_kb", "64\n")
     traced.off()
     traced.on()
@@ -120,8 +169,9 @@ def test_with_it_the_ids_are_those_of_a_kernel_that_has_it(start) -> None:
     assert traced.read("events/vault_close/id") == "13\n"
 
 
-def test_a_snapshot_in_a_traced_system_goes_back(c_module, plain) -> None:
-    traced = plain("16", [c_module(el2=NESTED, name="nested")], ON)
+@pytest.mark.parametrize("config", [{}, {"PKVM_FTRACE": "y"}], ids=["as it is", "PKVM_FTRACE=y"])
+def test_a_snapshot_in_a_traced_system_goes_back(c_module, plain, config: dict[str, str]) -> None:
+    traced = plain("16", [c_module(el2=NESTED, name="nested", config=config)], ON)
     snapshot = traced.system.snapshot()
     traced.system.call("hyp_call", 1)
     first = traced.texts()

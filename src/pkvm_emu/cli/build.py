@@ -17,7 +17,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", choices=("kbuild", "bazel"), help="which tree to read where DIR has both")
     parser.add_argument("--module", metavar="NAME", help="which module to build where the tree has several")
     parser.add_argument(
-        "--symbols", metavar="FILE", type=Path, action="append", default=[], help="a .ko or Module.symvers it imports from"
+        "--symbols",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="a .ko or Module.symvers it imports from",
     )
     parser.add_argument("--config", metavar="NAME=VALUE", action="append", default=[], help="e.g. PKVM_FTRACE=y")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every command and all compiler output")

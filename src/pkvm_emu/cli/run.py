@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of ``run``."""
     parser.add_argument(
-        "modules", metavar="MODULE", nargs="+", help="a .ko, a source directory, or two objects; name=value sets a parameter"
+        "modules",
+        metavar="MODULE",
+        nargs="+",
+        help="a .ko, a source directory, or two objects; name=value sets a parameter",
     )
     parser.add_argument("--android", metavar="N", help="generation: 14, 15, 16 (default: as the module was built)")
     parser.add_argument("--system", choices=("kbuild", "bazel"), help="which tree of a source directory to build")
     parser.add_argument("--cmdline", metavar="TEXT", default="", help="kernel command line")
     parser.add_argument(
-        "--call", metavar="NAME[:ARG,...]", action="append", default=[], help="call a hypercall after the boot (repeatable)"
+        "--call",
+        metavar="NAME[:ARG,...]",
+        action="append",
+        default=[],
+        help="call a hypercall after the boot (repeatable)",
     )
     parser.add_argument("--machine", metavar="FEATURES", default="", help="e.g. nvhe,nopauth,lpa2")
     parser.add_argument("--ram", metavar="MIB", type=int, default=1024, help="RAM in MiB (default 1024)")
@@ -32,8 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--smp", metavar="N", type=int, default=1, help="number of CPUs, 1 to 8 (default 1)")
     parser.add_argument("--max-insns", metavar="N", type=int, help="stop after N instructions")
-    parser.add_argument("--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols")
-    parser.add_argument("--dtb", metavar="FILE", help="device tree, .dtb or .dts (default: a board made up for the modules)")
+    parser.add_argument(
+        "--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols"
+    )
+    parser.add_argument(
+        "--dtb", metavar="FILE", help="device tree, .dtb or .dts (default: a board made up for the modules)"
+    )
     parser.add_argument("--dts", action="store_true", help="print the device tree as source, and run nothing")
     parser.add_argument("--explain", action="store_true", help="say why each op, hypercall or access was refused")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

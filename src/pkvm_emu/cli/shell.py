@@ -32,8 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--continue-on-init-failure", action="store_true", help="a failing EL2 init fails the load and does not panic"
     )
     parser.add_argument("--smp", metavar="N", type=int, default=1, help="number of CPUs, 1 to 8 (default 1)")
-    parser.add_argument("--dtb", metavar="FILE", help="device tree blob of the board (default: made up for the modules)")
-    parser.add_argument("--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols")
+    parser.add_argument(
+        "--dtb", metavar="FILE", help="device tree blob of the board (default: made up for the modules)"
+    )
+    parser.add_argument(
+        "--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols"
+    )
     parser.add_argument("--script", metavar="FILE", help="run this script and end with its status; - is standard input")
     parser.add_argument("--console", action="store_true", help="print the kernel log on standard error as it comes")
 

@@ -99,6 +99,8 @@ class HostStage2Table(TableReader):
         self.default_attr = {m: default_host_attr(m, features) for m in (True, False)}
         self._leaf_mask = features.leaf_mask
         self._dirty = False
+        #: Called at the end of every operation, whether a live entry changed or not.
+        self.on_change: Callable[[], None] = lambda: None
 
     def leaf(self, address: int) -> Leaf | None:
         """The entry of an IPA; None beyond the input range."""
@@ -168,6 +170,7 @@ class HostStage2Table(TableReader):
             self._flush_if_dirty()
 
     def _flush_if_dirty(self) -> None:
+        self.on_change()
         if self._dirty:
             self._dirty = False
             self.flush()

@@ -70,6 +70,8 @@ class HypStage1(TableReader):
         self.features = features
         self.flush = flush
         self._dirty = False
+        #: Called at the end of every operation, whether a live entry changed or not.
+        self.on_change: Callable[[], None] = lambda: None
 
     def va_of(self, pa: int) -> int:
         """Linear-map VA of a physical address (pure arithmetic, as ``hyp_va``)."""
@@ -150,6 +152,7 @@ class HypStage1(TableReader):
         return 0, 0
 
     def _flush_if_dirty(self) -> None:
+        self.on_change()
         if self._dirty:
             self._dirty = False
             self.flush()

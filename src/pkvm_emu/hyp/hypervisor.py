@@ -89,6 +89,7 @@ class Hypervisor(HypMemory, PerCpu, State):
         )
         self._ownership, self._stage1, self._host = built.ownership, built.hyp, built.host
         self._vmemmap, self._pool = built.vmemmap, built.hyp_pool
+        built.hyp.on_change = built.host.table.on_change = machine.engine.note_translation_change
         #: The private range grows upwards and is never given back.
         self.private_cursor = layout.PRIVATE_BASE
         self.finalised = False

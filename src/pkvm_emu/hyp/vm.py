@@ -66,6 +66,7 @@ class Vm(State):
         self.given: StateList[int] = StateList(hyp.machine.journal, initial=pages)
         self._ram.write(self.vcpu_pa, ZERO_PAGE)
         self._table = PageTable(self._ram, self, IPA_BITS, _START_LEVEL, flush=hyp.machine.engine.flush_tlb)
+        self._table.on_change = hyp.machine.engine.note_translation_change
 
     # Table pages
 

@@ -67,9 +67,11 @@ class KernelAddressSpace(State):
         self.next_vmalloc = layout.VMALLOC_START
         # User space, for accesses from EL0: empty until something is mapped there.
         self._user = PageTable(ram, allocate_page, layout.VA_BITS, flush=machine.engine.flush_tlb)
+        self._user.on_change = machine.engine.note_translation_change
         self._table = PageTable(
             ram, allocate_page, layout.VA_BITS, va_base=layout.PAGE_OFFSET, flush=machine.engine.flush_tlb
         )
+        self._table.on_change = machine.engine.note_translation_change
         self._table.map(self.linear_va(ram.base), ram.base, ram.size, ATTRIBUTES["rw"], max_block_level=_BLOCK_2M)
 
     def enable(self) -> None:

@@ -24,7 +24,9 @@ class CommandLine:
 
     def __init__(self, text: str = "") -> None:
         if len(text.encode()) >= MAX_LENGTH:
-            raise UsageError(f"the kernel command line has {len(text.encode())} bytes; the kernel takes {MAX_LENGTH - 1}")
+            raise UsageError(
+                f"the kernel command line has {len(text.encode())} bytes; the kernel takes {MAX_LENGTH - 1}"
+            )
         self.text = text
         try:
             words = shlex.split(text, posix=True)
@@ -56,9 +58,7 @@ class CommandLine:
     def module_parameters(self, module: str) -> list[tuple[str, str | None]]:
         """``(parameter, value)`` of each ``module.parameter[=value]``, in order."""
         prefix = _normal(module) + "."
-        return [
-            (name[len(prefix) :], value) for name, value in self._parameters if _normal(name).startswith(prefix)
-        ]
+        return [(name[len(prefix) :], value) for name, value in self._parameters if _normal(name).startswith(prefix)]
 
     def __str__(self) -> str:
         return self.text

@@ -171,9 +171,7 @@ class ModuleLoader(State):
         module.init_result = result
         if result < 0:
             self._forget(module)
-            raise ModuleLoadError(
-                f"{file.name}: its init function returned {result} ({errno_name(result)})", result
-            )
+            raise ModuleLoadError(f"{file.name}: its init function returned {result} ({errno_name(result)})", result)
         module.status = "live"
         self._finish(module)
         return module

@@ -84,9 +84,7 @@ class KernelSymbols(State):
             raise EmulatorError(f"no room for a stub of {name}: too many kernel symbols are in use")
         kernel = self._kernel
         words = (0, hvc(SERVICE_IMMEDIATE), ret(), 0)
-        kernel.machine.ram.write(
-            kernel.memory.to_pa(start), b"".join(word.to_bytes(4, "little") for word in words)
-        )
+        kernel.machine.ram.write(kernel.memory.to_pa(start), b"".join(word.to_bytes(4, "little") for word in words))
         self.next_stub = start + STUB_SIZE
         address = start + 4
         kernel.machine.core.add_service(address, Service(name, 1, nargs, call, in_hook))

@@ -226,7 +226,9 @@ class Core:
     def _maintain_cache(self, op1: int, crn: int, crm: int, value: int) -> None:
         # The engine does not see code that is written through another mapping of the same page.
         try:
-            if crn == 7 and crm == 5 and op1 == 3:
+            if crn == 8:
+                self.engine.note_translation_change()
+            elif crn == 7 and crm == 5 and op1 == 3:
                 line = value & ~63
                 self.code_epoch += 1
                 self.engine.forget_code(line, line + 64)

@@ -48,6 +48,11 @@ _NATIVE = {
     },
 }
 
+_REGIME = (
+    "HCR_EL2", "SCTLR_EL1", "TCR_EL1", "TTBR0_EL1", "TTBR1_EL1",
+    "SCTLR_EL2", "TCR_EL2", "TTBR0_EL2", "VTTBR_EL2", "VTCR_EL2",
+)  # fmt: skip
+
 _INTERRUPT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 
 
@@ -129,6 +134,8 @@ class Engine:
         self.handle = uc._uch
         self._counts = False
         self._hooks: dict[int, Any] = {}
+        #: Changes whenever cached translations may have become others than those of the page tables of before.
+        self.translation_epoch = 0
         #: The physical windows of devices, ``(first, end)`` each.
         self.mmio_windows: list[tuple[int, int]] = []
         # Non-secure, EL2 64-bit, HVC enabled, pointer authentication not trapped to EL3.
@@ -136,6 +143,7 @@ class Engine:
         # EL1 must be AArch64 before anything else: QEMU forms AArch32 fault codes otherwise.
         self.write_sysreg("HCR_EL2", 1 << 31)
         self._hcr = RegisterBatch(self, ("HCR_EL2",))
+        self._regime = RegisterBatch(self, _REGIME)
         self._context = uc.context_save()
         self._context_handle = self._context.context
         self._interrupt: Any = None
@@ -211,8 +219,13 @@ class Engine:
 
     # Translation caches
 
+    def note_translation_change(self) -> None:
+        """Page tables were written: translations cached before are not those of a snapshot taken before."""
+        self.translation_epoch += 1
+
     def flush_tlb(self) -> None:
-        """Forget cached translations; needed after page tables are written from Python."""
+        """Forget cached translations; needed after live entries of page tables are changed from Python."""
+        self.translation_epoch += 1
         self._uc.ctl(uc_const.UC_CTL_TLB_FLUSH, uc_const.UC_CTL_IO_WRITE)
 
     def flush_code(self) -> None:
@@ -233,9 +246,19 @@ class Engine:
         """Save all registers into an existing context."""
         self._uc.context_update(context)
 
+    def regime(self) -> tuple[int, ...]:
+        """The registers that decide how addresses are translated."""
+        cells = self._regime
+        cells.read()
+        return tuple([cell.val for cell in cells.cp.values()])
+
+    def restore_registers(self, context: Any) -> None:
+        """Bring all registers back where HCR_EL2 is known to be the same, and so the virtual interrupt lines."""
+        uclib.uc_context_restore(self.handle, context.context)
+
     def restore_context(self, context: Any) -> None:
         """Bring all registers back. The virtual interrupt lines follow HCR_EL2, which is written again for that."""
-        self._uc.context_restore(context)
+        self.restore_registers(context)
         self._hcr.read()
         self._hcr.write()
 

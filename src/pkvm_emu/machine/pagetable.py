@@ -280,6 +280,8 @@ class PageTable(TableReader):
         self.alloc = alloc
         self.flush = flush
         self._dirty = False
+        #: Called at the end of every operation, whether a live entry changed or not.
+        self.on_change: Callable[[], None] = lambda: None
         for page in range(1, self.root_pages):
             if alloc.alloc() != self.root + page * PAGE_SIZE:
                 raise OutOfTablePages("concatenated root pages must be adjacent: allocate them first")
@@ -329,6 +331,7 @@ class PageTable(TableReader):
         return first
 
     def _flush_if_dirty(self) -> None:
+        self.on_change()
         if self._dirty:
             self._dirty = False
             self.flush()

@@ -28,6 +28,8 @@ class Snapshot:
     events: int
     executed: int
     code_epoch: int
+    translation_epoch: int
+    regime: tuple[int, ...]
 
 
 class SnapshotTree:
@@ -63,6 +65,8 @@ class SnapshotTree:
             events=machine.core.events,
             executed=machine.core.watchdog.executed,
             code_epoch=machine.core.code_epoch,
+            translation_epoch=machine.engine.translation_epoch,
+            regime=machine.engine.regime(),
         )
         # The private pages went back to the file: what the engine cached of them is still right, by content.
         return self.base
@@ -74,6 +78,14 @@ class SnapshotTree:
         if core.depth:
             raise EmulatorError("a snapshot cannot be restored while a service runs guest code")
         engine = machine.engine
+        # Cached translations stay right where nothing touched them: walking anew costs more than all the rest.
+        keeps_translations = (
+            snapshot is self.base
+            and not machine.journal.records
+            and engine.translation_epoch == snapshot.translation_epoch
+            and len(machine.cpus) == 1
+            and engine.regime() == snapshot.regime
+        )
         machine.journal.undo_to(0)
         code_changed = core.code_epoch != snapshot.code_epoch
         if snapshot is not self.base:
@@ -83,11 +95,15 @@ class SnapshotTree:
         for cpu, context in zip(machine.cpus, snapshot.contexts, strict=True):
             cpu.set_context(context)
         machine.current = machine.cpus[snapshot.current_cpu]
-        engine.restore_context(snapshot.contexts[snapshot.current_cpu])
+        bring_back = engine.restore_registers if keeps_translations else engine.restore_context
+        bring_back(snapshot.contexts[snapshot.current_cpu])
         core.ticks, core.exceptions, core.events = snapshot.ticks, snapshot.exceptions, snapshot.events
         core.watchdog.executed = snapshot.executed
         core.forget_progress()
-        engine.flush_tlb()
+        if not keeps_translations:
+            engine.flush_tlb()
+            # The same translations as when the snapshot was taken are cached again, or none.
+            engine.translation_epoch = snapshot.translation_epoch
         if code_changed:
             core.code_epoch = snapshot.code_epoch
             engine.flush_code()

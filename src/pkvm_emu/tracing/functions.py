@@ -1,8 +1,8 @@
 """Function tracing at EL2 (``func``, ``func_ret``) for any module, however it was built.
 
-A device patches the NOPs that ``CONFIG_PKVM_FTRACE`` puts at the beginning of every function. Here the emulator watches the
-first instruction of each function and its RETs instead, so that a module needs no other build; what comes into the trace, and
-how the functions are chosen, is the same.
+A device patches the NOPs that ``CONFIG_PKVM_FTRACE`` puts at the beginning of every function, and so it is done here with a
+module that has them (:mod:`pkvm_emu.hyp.function_trace`). Of any other module the emulator watches the first instruction of each
+function and its RETs instead; what comes into the trace, and how the functions are chosen, is the same.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pkvm_emu.elf.elements import NVHE_PREFIX, STT_FUNC
+from pkvm_emu.hyp.function_trace import FunctionTrace
 from pkvm_emu.hyp.trace_events import TraceEvents
 from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.tracing.functions import TracedFunctions
@@ -53,10 +54,14 @@ class FunctionTracer(State):
         self._events = system.hyp.part(TraceEvents)
         self._watched: set[int] = set()
         self.frames: StateDict[int, tuple[Frame, ...]] = StateDict(system.machine.journal)
+        text = layout.KIMAGE_VADDR + layout.IMAGE_HYP_TEXT
+        system.hyp.part(FunctionTrace).to_kernel = text - system.hyp.entry("hyp_vectors")
 
     def add_module(self, module: LoadedModule) -> None:
         """Watch the functions of a module that is about to be mapped at EL2."""
         functions = self._system.kernel.part(TracedFunctions)
+        if functions.add_patchable(module, self._system.hyp.part(FunctionTrace).trampoline):
+            return
         section = module.file.section(".hyp.text")
         if section is None:
             return

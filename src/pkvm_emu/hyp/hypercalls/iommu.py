@@ -70,9 +70,7 @@ def detach_dev(hyp: Hypervisor, iommu: U32, domain: U32, endpoint: U32, pasid: U
 
 
 @hypercall("host_iommu_map_pages", runs_guest=True)
-def map_pages(
-    hyp: Hypervisor, domain: U32, iova: U64, paddr: U64, pgsize: U64, pgcount: U64, prot: S32
-) -> WithStatus:
+def map_pages(hyp: Hypervisor, domain: U32, iova: U64, paddr: U64, pgsize: U64, pgcount: U64, prot: S32) -> WithStatus:
     """Map ``pgcount`` pages of ``pgsize`` bytes; x0 = errno, x1 = bytes mapped, x2 and x3 a request where the driver
     lacked memory.
     """

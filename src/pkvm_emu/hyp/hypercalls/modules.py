@@ -8,6 +8,7 @@ from __future__ import annotations
 from errno import ENOMEM, EPERM
 
 from pkvm_emu.hyp.event_ids import ID_SIZE, EventIds
+from pkvm_emu.hyp.function_trace import MODULE_TRAMPOLINE, FunctionTrace
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.ops.memory import alloc_module_va, map_module_page
 from pkvm_emu.hyp.registry import GuestCall, hypercall
@@ -45,6 +46,12 @@ def host_init_module(hyp: Hypervisor, module: Ptr) -> GuestCall:
         init, start, hyp_va = (_word(descriptor[name]) for name in ("init", "sections.start", "hyp_va"))
         function = init - start + hyp_va
         ids, events = _word(descriptor["event_ids.start"]), _word(descriptor["nr_hyp_events"])
+        functions, functions_end = (
+            _word(descriptor[f"patchable_function_entries.{which}"]) - start + hyp_va for which in ("start", "end")
+        )
+        if functions != functions_end:
+            trampoline = _word(descriptor["text.end"]) - start + hyp_va - MODULE_TRAMPOLINE
+            hyp.part(FunctionTrace).add(functions, functions_end, trampoline, start - hyp_va)
         if events:
             # More than 16 modules with events: the hypervisor goes on without theirs.
             hyp.part(EventIds).announce(ids - start + hyp_va, ids - start + hyp_va + events * ID_SIZE)

@@ -5,6 +5,7 @@ Source: arch/arm64/kvm/hyp/nvhe/{hyp-main,trace,events}.c.
 
 from __future__ import annotations
 
+from pkvm_emu.hyp.function_trace import FunctionTrace
 from pkvm_emu.hyp.heap import HypHeap
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.registry import hypercall
@@ -71,4 +72,17 @@ def enable_event(hyp: Hypervisor, event: U16, on: Bool) -> int:
 def selftest_event(hyp: Hypervisor) -> int:
     """Make the event ``selftest`` (kernels built for testing); x1 = 0."""
     hyp.part(TraceEvents).emit("selftest")
+    return 0
+
+
+@hypercall("sync_ftrace")
+def sync_ftrace(hyp: Hypervisor, page: Ptr) -> int:
+    """Trace the functions that a page lists (kernel VA; EL1 addresses, bit 0: traced); x1 = errno."""
+    return hyp.part(FunctionTrace).sync(page)
+
+
+@hypercall("disable_ftrace")
+def disable_ftrace(hyp: Hypervisor) -> int:
+    """Trace no function of patched modules; x1 = 0."""
+    hyp.part(FunctionTrace).disable()
     return 0

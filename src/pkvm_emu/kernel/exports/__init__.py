@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-from functools import cache, lru_cache
+from functools import cache
 from importlib.resources import files
 
 _TOOLS = ("make_index",)

@@ -71,6 +71,11 @@ class HypTrace(State):
         """The hypervisor has a buffer."""
         return bool(self.cpus)
 
+    @property
+    def has_events(self) -> bool:
+        """There is something to read."""
+        return any(reader.pending for reader in self.cpus.values())
+
     # Hypercalls
 
     def _call(self, name: str, *args: int) -> tuple[int, ...]:
@@ -199,7 +204,7 @@ class HypTrace(State):
     def _unload_if_idle(self) -> None:
         if not self._rules.unloads_when_idle or not self.is_loaded or self.readers or self.tracing_on:
             return
-        if not any(reader.pending for reader in self.cpus.values()):
+        if not self.has_events:
             self._unload()
 
     # On and off

@@ -110,11 +110,12 @@ class EarlyTracing(State):
 
     def follow(self) -> None:
         """Print what came into the trace since last time (the kernel looks every 100 ms)."""
-        if not self.mirrors or self.busy or self._kernel.machine.core.depth:
+        trace = self._kernel.part(HypTrace)
+        if not self.mirrors or self.busy or self._kernel.machine.core.depth or not trace.has_events:
             return
         self.busy = True
         try:
-            trace, text = self._kernel.part(HypTrace), self._kernel.part(TraceText)
+            text = self._kernel.part(TraceText)
             while (entry := trace.peek(ALL_CPUS)) is not None:
                 line = text.line(entry).decode("utf-8", "replace")
                 self._kernel.log.printk(line)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from pkvm_emu.abi.core_events import CORE_EVENTS, EventField
+from pkvm_emu.abi.core_events import CORE_EVENTS, FUNCTION_EVENTS, EventField
 from pkvm_emu.abi.generation import EVENTS_SECTION, PRINTK_SECTION
 from pkvm_emu.abi.structs import HYP_EVENT, HYP_EVENT_ID, HYP_PRINTK_FMT, TRACE_EVENT_FIELDS
 from pkvm_emu.hyp.trace_layout import ENTRY_ID_SIZE
@@ -117,6 +117,8 @@ class TraceEventTable(State):
 
         if on == (event.id in self.enabled):
             return 0
+        if event.name in FUNCTION_EVENTS and on:
+            self._sync_functions(True)
         answer = hypercall(self._kernel, "enable_event", event.id, int(on))
         result = ((answer[1] & 0xFFFF_FFFF) ^ 1 << 31) - (1 << 31) if not answer[0] else -1
         if result:
@@ -126,7 +128,14 @@ class TraceEventTable(State):
         else:
             self.enabled.pop(event.id, None)
         self._store_flag(event, on)
+        if event.name in FUNCTION_EVENTS and not on:
+            self._sync_functions(any(e.name in FUNCTION_EVENTS and e.id in self.enabled for e in self.by_id))
         return 0
+
+    def _sync_functions(self, wanted: bool) -> None:
+        from pkvm_emu.kernel.tracing.functions import TracedFunctions
+
+        self._kernel.part(TracedFunctions).sync(wanted, False)
 
     def _store_flag(self, event: TraceEvent, on: bool) -> None:
         """The host's own flag, where the module keeps one in memory that is the host's."""
