@@ -20,6 +20,49 @@ def sample(generation: str = "16") -> Path:
     return build_module(ROOT / "modules" / name, place / "pkvm_driver.ko", generation).path
 
 
+_NOP_EL1 = """
+#include <linux/init.h>
+#include <linux/module.h>
+#include <asm/kvm_pkvm_module.h>
+int __kvm_nvhe_nop_init(const struct pkvm_module_ops *ops);
+void __kvm_nvhe_nop_hvc(struct user_pt_regs *regs);
+static unsigned long token;
+static int __init nop_load(void)
+{
+	int ret = pkvm_load_el2_module(__kvm_nvhe_nop_init, &token);
+	return ret ? ret : pkvm_register_el2_mod_call(__kvm_nvhe_nop_hvc, token) < 0;
+}
+module_init(nop_load);
+MODULE_LICENSE("GPL");
+"""
+_NOP_EL2 = """
+#include <asm/kvm_pkvm_module.h>
+int nop_init(const struct pkvm_module_ops *ops) { return 0; }
+void nop_hvc(struct user_pt_regs *regs) { regs->regs[0] = 0; regs->regs[1] = 0; }
+"""
+_MAKEFILE = """\
+obj-m := nop.o
+nop-y := el1.o hyp/kvm_nvhe.o
+$(obj)/hyp/kvm_nvhe.o: FORCE
+	$(Q)$(MAKE) $(build)=$(obj)/hyp $(obj)/hyp/kvm_nvhe.o
+"""
+_HYP_MAKEFILE = "hyp-obj-y := el2.o\ninclude $(srctree)/arch/arm64/kvm/hyp/nvhe/Makefile.module\n"
+
+
+def nop_module() -> Path:
+    """A module whose hypercall ``nop_hvc`` does nothing but succeed: what is left is the way there and back."""
+    place = Path(tempfile.mkdtemp(prefix="pkvm-emu-bench-"))
+    (place / "hyp").mkdir()
+    for name, text in (
+        ("Makefile", _MAKEFILE),
+        ("el1.c", _NOP_EL1),
+        ("hyp/Makefile", _HYP_MAKEFILE),
+        ("hyp/el2.c", _NOP_EL2),
+    ):
+        (place / name).write_text(text)
+    return build_module(place, place / "nop.ko").path
+
+
 def median_seconds(action: Callable[[], object], runs: int = 7) -> float:
     """Median wall time of ``action`` over ``runs`` runs, after one that is not counted."""
     action()
