@@ -164,3 +164,33 @@ def test_module_names_are_found_or_listed(system: System, pair) -> None:
     assert list(system.modules) == ["exporter"]
     with pytest.raises(KeyError, match=r"no module 'importer' is loaded \(loaded: exporter\)"):
         system.modules["importer"]
+
+
+_HALF = """
+int __kvm_nvhe_hyp_init(const struct pkvm_module_ops *ops);
+void __kvm_nvhe_hyp_call(struct user_pt_regs *regs);
+static unsigned long token;
+static int __init half_init(void)
+{
+	int ret = pkvm_load_el2_module(__kvm_nvhe_hyp_init, &token);
+	return ret ? ret : pkvm_register_el2_mod_call(__kvm_nvhe_hyp_call, token) < 0;
+}
+module_init(half_init);
+"""
+_INIT = "int hyp_init(const struct pkvm_module_ops *ops) { return 0; }\nu64 twice(u64 a);\n"
+_CALL = "void hyp_call(struct user_pt_regs *regs) { regs->regs[0] = 0; regs->regs[1] = twice(regs->regs[1]); }\n"
+
+
+def test_a_module_whose_symbols_another_one_uses_shows_its_user(c_module) -> None:  # type: ignore[no-untyped-def]
+    giver = c_module(
+        "u64 __kvm_nvhe_twice(u64 a);\nEXPORT_SYMBOL(__kvm_nvhe_twice);\n" + _HALF,
+        _INIT + "u64 twice(u64 a) { return 2 * a; }\n" + _CALL,
+        name="giver",
+    )
+    taker = c_module(_HALF, _INIT + _CALL, name="taker", symbols=(giver,))
+    system = pkvm_emu.boot(modules=[giver, taker])
+    assert list(system.modules["giver"].users) == ["taker"]
+    assert list(system.modules["taker"].users) == []
+    lines = {line.split()[0]: line.split()[2:4] for line in system.fs.read("/proc/modules").splitlines()}
+    assert lines == {"giver": ["2", "taker,[permanent],"], "taker": ["1", "[permanent],"]}
+    assert system.hvc(system.modules["taker"].hypercalls["hyp_call"], 21).x1 == 42

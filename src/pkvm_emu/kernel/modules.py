@@ -18,7 +18,7 @@ from pkvm_emu.elf.symbols import Symboliser
 from pkvm_emu.errors import ModuleError, UsageError
 from pkvm_emu.kernel import layout as kernel_layout
 from pkvm_emu.kernel.page_allocator import MAX_ORDER
-from pkvm_emu.machine.state import Journal, State, StateDict
+from pkvm_emu.machine.state import Journal, State, StateDict, StateList
 
 if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
@@ -52,7 +52,8 @@ class LoadedModule(State):
         status: ``coming`` while its init function runs, then ``live``; ``gone`` when init failed.
         init_result: what its init function returned.
         token: the module token (hyp VA of the lowest EL2 section), 0 before the EL2 half is loaded.
-        references: pins; a loaded EL2 half holds one for ever.
+        references: pins; a loaded EL2 half holds one for ever, and so does each module in ``users``.
+        users: the modules that use symbols of this one.
         hypercalls: ids of registered hypercalls by the name of their EL2 function (without ``__kvm_nvhe_``).
     """
 
@@ -68,6 +69,7 @@ class LoadedModule(State):
         self.references = 0
         self.hyp_init = 0
         self.hypercalls: StateDict[str, int] = StateDict(journal)
+        self.users: StateList[str] = StateList(journal)
         #: Blocks of pages by EL1 address: PA and order.
         self.blocks: StateDict[int, tuple[int, int]] = StateDict(journal)
 
@@ -158,6 +160,7 @@ class ModuleLoader(State):
         self._check_generation(file)
         module = self._place(file)
         self.modules[module.name] = module
+        self._use_exporters(module)
         try:
             kernel.machine.core.code_epoch += 1
             kernel.machine.engine.flush_code()
@@ -205,6 +208,20 @@ class ModuleLoader(State):
             self._release(module, layout.regions)
             raise
         return module
+
+    def _use_exporters(self, module: LoadedModule) -> None:
+        wanted = {symbol.name for symbol in module.file.undefined_symbols()}
+        for exporter in self.modules.values():
+            if exporter is not module and wanted & {export.name for export in exporter.file.exports}:
+                exporter.users.append(module.name)
+                exporter.references += 1
+
+    def drop_uses(self, module: LoadedModule) -> None:
+        """The module goes: those whose symbols it used have one user less."""
+        for exporter in self.modules.values():
+            if module.name in exporter.users:
+                exporter.users.remove(module.name)
+                exporter.references -= 1
 
     def _resolve(self, file: ModuleFile):  # type: ignore[no-untyped-def]
         exporters = list(self.modules.values())
@@ -278,6 +295,7 @@ class ModuleLoader(State):
         """After a failed init: the module's memory is free again, but for what the hypervisor has taken."""
         module.status = "gone"
         del self.modules[module.name]
+        self.drop_uses(module)
         kept = module.token != 0
         self._release(module, [r for r in module.layout.regions if not (kept and r.name.startswith(".hyp."))])
 

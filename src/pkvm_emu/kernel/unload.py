@@ -22,6 +22,7 @@ def unload_module(kernel: Kernel, module: LoadedModule) -> None:
         kernel.call(leave)
     module.status = "gone"
     del kernel.loader.modules[module.name]
+    kernel.loader.drop_uses(module)
     for va, (pa, order) in list(module.blocks.items()):
         kernel.memory.unmap(va, layout.PAGE_SIZE << order)
         kernel.pages.free_pages(pa, order)

@@ -33,9 +33,11 @@ def module_taint(module: LoadedModule) -> str:
 
 
 def module_dependency_text(module: LoadedModule, permanent: str = "[permanent],") -> str:
-    """The fourth column of ``/proc/modules``: ``[permanent],`` for a module that has no exit function."""
-    has_exit = module.symbol("cleanup_module") is not None
-    return "-" if has_exit else permanent
+    """The fourth column of ``/proc/modules``: who uses the module, and ``[permanent],`` where it has no exit function."""
+    users = "".join(f"{user}," for user in reversed(module.users))
+    if module.symbol("cleanup_module") is None:
+        users += permanent
+    return users or "-"
 
 
 @text_file("/proc/cmdline")

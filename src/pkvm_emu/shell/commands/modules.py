@@ -127,11 +127,10 @@ def _remove(context: Context, name: str) -> int:
     if name not in context.system.modules:
         return context.error(f"ERROR: Module {name} is not currently loaded")
     module = context.system.modules[name]
+    if module.users:
+        return context.error(f"ERROR: Module {name} is in use by: {' '.join(reversed(module.users))}")
     if module.references or module.token:
         return context.error(f"ERROR: Module {name} is in use: {errno_text(16)}")
-    users = [other.name for other in context.system.modules.values() if name in other.file.depends]
-    if users:
-        return context.error(f"ERROR: Module {name} is in use by: {' '.join(users)}")
     if module.symbol("cleanup_module") is None:
         return context.error(f"ERROR: could not remove module {name}: {errno_text(16)}")
     unload_module(context.system.kernel, module)
