@@ -47,7 +47,7 @@ class PkvmIommus(State):
         self.remaining = 0
         self.lists = 0
         self._aborts = IommuAborts(hyp, self._wants_abort, self._handle_abort)
-        if hyp.generation.layout == "a14":
+        if "iommu_driver_init" in hyp.generation.hypercalls:
             hyp.host.add_iommu_hooks(self._idmap, lambda mapped: None)
 
     # Registration

@@ -48,6 +48,12 @@ class IommuRules:
         alignment_checked: map (-EINVAL) and unmap (0) want addresses aligned to the page size.
         unmap_fills_cache: ``unmap_pages`` gets a ``struct kvm_iommu_paddr_cache`` and is called for 511 pages at most.
         unmap_without_driver: what unmapping and translating return then.
+        donation_asks_for_request: the second argument of ``iommu_donate_pages`` says whether to leave a request for the host;
+            else it is flags, and a request is always left.
+        reclaim_checks_order: giving back more than the block is a BUG; else the pages become cacheable again.
+        null_is_refused: a NULL driver or NULL ops given to EL1 is -EINVAL; else a BUG of the kernel.
+        memcache_has_mapping: ``struct kvm_hyp_memcache`` points at data that only EL1 uses.
+        iommu_id_by_node: a driver's ``get_iommu_id`` takes the device-tree node; else the device.
         power_flag_follows_failure: ``power_is_off`` is set before ``resume`` and ``suspend``, and goes back when they fail.
     """
 
@@ -68,6 +74,11 @@ class IommuRules:
     alignment_checked: bool
     unmap_fills_cache: bool
     unmap_without_driver: int
+    donation_asks_for_request: bool
+    reclaim_checks_order: bool
+    null_is_refused: bool
+    memcache_has_mapping: bool
+    iommu_id_by_node: bool
     power_flag_follows_failure: bool
 
     @property
@@ -119,6 +130,11 @@ RULES: Mapping[str, IommuRules] = {
         alignment_checked=True,
         unmap_fills_cache=True,
         unmap_without_driver=0,
+        donation_asks_for_request=True,
+        reclaim_checks_order=True,
+        null_is_refused=False,
+        memcache_has_mapping=False,
+        iommu_id_by_node=False,
         power_flag_follows_failure=True,
     ),
     "a16": IommuRules(
@@ -151,6 +167,11 @@ RULES: Mapping[str, IommuRules] = {
         alignment_checked=False,
         unmap_fills_cache=False,
         unmap_without_driver=-19,
+        donation_asks_for_request=False,
+        reclaim_checks_order=False,
+        null_is_refused=True,
+        memcache_has_mapping=True,
+        iommu_id_by_node=True,
         power_flag_follows_failure=False,
     ),
 }

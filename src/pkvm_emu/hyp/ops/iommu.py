@@ -56,7 +56,7 @@ def iommu_donate_pages(hyp: Hypervisor, order: U8, flags: U64) -> int:
     been initialised there is no pool: a hypervisor panic.
     """
     pool = hyp.part(Iommu).pool
-    if hyp.generation.layout == "a15":
+    if hyp.part(Iommu).rules.donation_asks_for_request:
         return _donate(hyp, pool, order, False, bool(flags & 1))
     return _donate(hyp, pool, order, bool(flags & _NO_CACHE), True)
 
@@ -68,7 +68,7 @@ def iommu_reclaim_pages(hyp: Hypervisor, va: Ptr, order: U8) -> None:
     A page that is not from the pool is a hypervisor BUG; so is an ``order`` larger than the block's on android15.
     """
     pool = hyp.part(Iommu).pool
-    if hyp.generation.layout == "a15":
+    if hyp.part(Iommu).rules.reclaim_checks_order:
         _check_order(hyp, pool, va, order)
     else:
         _remap(hyp, va, order, 0)
@@ -78,15 +78,15 @@ def iommu_reclaim_pages(hyp: Hypervisor, va: Ptr, order: U8) -> None:
 @op("iommu_donate_pages_atomic")
 def iommu_donate_pages_atomic(hyp: Hypervisor, order: U8) -> int:
     """As ``iommu_donate_pages`` from the pool that the driver brought for its identity map."""
-    leaves_request = hyp.generation.layout != "a15"
-    return _donate(hyp, hyp.part(Iommu).atomic_pool, order, False, leaves_request)
+    iommu = hyp.part(Iommu)
+    return _donate(hyp, iommu.atomic_pool, order, False, not iommu.rules.donation_asks_for_request)
 
 
 @op("iommu_reclaim_pages_atomic")
 def iommu_reclaim_pages_atomic(hyp: Hypervisor, va: Ptr, order: U8) -> None:
     """Give pages of ``iommu_donate_pages_atomic`` back."""
     pool = hyp.part(Iommu).atomic_pool
-    if hyp.generation.layout == "a15":
+    if hyp.part(Iommu).rules.reclaim_checks_order:
         _check_order(hyp, pool, va, order)
     pool.put(hyp.stage1.pa_of(va))
 

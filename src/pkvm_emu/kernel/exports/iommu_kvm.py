@@ -26,9 +26,15 @@ _HEAD, _NR_PAGES, _MAPPING, _MAPPING_SIZE = 0, 8, 24, 64
 _SG_SIZE = 24
 
 
+def _rule(kernel: Kernel, name: str) -> bool:
+    """A rule of the generation's IOMMU core; android14 has another core, for which none of them holds."""
+    rules = RULES.get(kernel.generation.layout)
+    return rules is not None and bool(getattr(rules, name))
+
+
 def _refuse_null(kernel: Kernel, name: str) -> int:
     """What a NULL argument does: -EINVAL and a WARN on android16, a BUG before."""
-    if kernel.generation.layout == "a16":
+    if _rule(kernel, "null_is_refused"):
         warn(kernel, f"arch/arm64/kvm/iommu.c {name}")
         return -EINVAL
     raise bug(kernel, f"arch/arm64/kvm/iommu.c {name}")
@@ -60,7 +66,7 @@ def kvm_iommu_init_hyp(kernel: Kernel, ops: Ptr, cache: Ptr, argument: U64) -> i
     a shipped driver answers in x0 only, and its EL1 half takes what is in x1.
     """
     if not ops:
-        return -EINVAL if kernel.generation.layout == "a16" else _refuse_null(kernel, "kvm_iommu_init_hyp")
+        return -EINVAL if _rule(kernel, "null_is_refused") else _refuse_null(kernel, "kvm_iommu_init_hyp")
     head, count = (kernel.memory.read_u64(cache + at) for at in (_HEAD, _NR_PAGES))
     further = (argument,) if RULES[kernel.generation.layout].init_optional else ()
     result = call_hyp(kernel, "iommu_init", ops, head, count, *further)
@@ -75,7 +81,7 @@ def topup_hyp_memcache(kernel: Kernel, cache: Ptr, minimum: U64, order: U64) -> 
     if order > _PAGE_SHIFT:
         return -E2BIG
     memory = kernel.memory
-    if kernel.generation.layout == "a16" and not memory.read_u64(cache + _MAPPING):
+    if _rule(kernel, "memcache_has_mapping") and not memory.read_u64(cache + _MAPPING):
         mapping = kernel.part(Slab).kmalloc(_MAPPING_SIZE, _GFP_KERNEL)
         if not mapping:
             return -ENOMEM

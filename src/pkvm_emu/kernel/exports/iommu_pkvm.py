@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from errno import ENOMEM
 
+from pkvm_emu.hyp.iommu_rules import RULES
 from pkvm_emu.kernel.devicetree.devices import Devices
 from pkvm_emu.kernel.iommu import GET_ID, call_hyp, driver_function, s32
 from pkvm_emu.kernel.kernel import Kernel
@@ -46,7 +47,8 @@ def _power(kernel: Kernel, device: int, event: int) -> int:
     if "iommu_pm_notify" in kernel.generation.hypercalls:
         return s32(call_hyp(kernel, "iommu_pm_notify", device, event)[1])
     argument = device
-    if kernel.generation.layout == "a16":
+    rules = RULES.get(kernel.generation.layout)
+    if rules is not None and rules.iommu_id_by_node:
         node = kernel.part(Devices).at(device).node
         argument = node.address if node is not None else 0
     function = driver_function(kernel, GET_ID)
