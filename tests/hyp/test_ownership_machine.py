@@ -144,7 +144,7 @@ class Machine(RuleBasedStateMachine):
 
 def generation_machine(name, generation):
     case = type(name, (Machine,), {"generation": generation}).TestCase
-    case.settings = settings(max_examples=8, stateful_step_count=20, deadline=None)
+    case.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
     return case
 
 
