@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from pkvm_emu.build.builder import build_module
+from pkvm_emu.system import System, boot
 
 REPOSITORY = Path(__file__).parents[1]
 GENERATIONS = ("14", "15", "16")
+KERNELS = ("android14-6.1", "android15-6.6", "android16-6.12")
 
 _MAKEFILE = """\
 obj-m := {name}.o
@@ -111,3 +113,35 @@ def c_module(tmp_path_factory: pytest.TempPathFactory) -> MakeModule:
         return built[key]
 
     return build
+
+
+@pytest.fixture(scope="module")
+def booted(request: pytest.FixtureRequest, c_module: MakeModule) -> Callable[[str], System]:
+    """Boots a generation once, with the module that the test file names in ``MODULE`` (its name and its EL2 half)."""
+    module, source = request.module.MODULE
+    systems: dict[str, System] = {}
+
+    def get(name: str) -> System:
+        if name not in systems:
+            systems[name] = boot(name, [c_module(el2=source, name=module, generation=name)])
+        return systems[name]
+
+    return get
+
+
+@pytest.fixture(params=KERNELS)
+def system(request: pytest.FixtureRequest, booted: Callable[[str], System]) -> Iterator[System]:
+    """Every generation, booted with the file's ``MODULE``; what a test does to it is undone."""
+    yield from _undone(booted(request.param))
+
+
+@pytest.fixture
+def newest(booted: Callable[[str], System]) -> Iterator[System]:
+    """android16, booted with the file's ``MODULE``; what a test does to it is undone."""
+    yield from _undone(booted(KERNELS[-1]))
+
+
+def _undone(system: System) -> Iterator[System]:
+    before = system.snapshot()
+    yield system
+    system.restore(before)

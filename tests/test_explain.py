@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from pkvm_emu.cli.main import main
 from pkvm_emu.hyp.refusals import Refusals
-from pkvm_emu.system import System, boot
+from pkvm_emu.system import System
 
 PROBE = r"""
 static const struct pkvm_module_ops *o;
@@ -57,44 +56,14 @@ DONATE, SHARE, GIVE_BACK, SMC_HANDLER, MAP, TRAP_HANDLER, PROTECT = range(7)
 PFN = 0x48000
 #: Lines that ``c_module`` puts in front of the EL2 half.
 HEAD_LINES = 3
-GENERATIONS = ("android14-6.1", "android15-6.6", "android16-6.12")
+#: What ``booted`` loads: its name and its EL2 half.
+MODULE = ("probe", PROBE)
 
 
 def ends_at(where: str, text: str) -> bool:
     """Whether a place in words ends with the source line that holds a text (some includes are put in front of it)."""
     line = next(n for n, line in enumerate(PROBE.split("\n"), 1) if text in line)
     return where.endswith(f"el2.c:{line + HEAD_LINES})")
-
-
-@pytest.fixture(scope="module")
-def booted(c_module) -> Callable[[str], System]:
-    """Boots a generation once."""
-    systems: dict[str, System] = {}
-
-    def get(name: str) -> System:
-        if name not in systems:
-            systems[name] = boot(name, [c_module(el2=PROBE, generation=name)])
-        return systems[name]
-
-    return get
-
-
-@pytest.fixture(params=GENERATIONS)
-def system(request, booted) -> Iterator[System]:
-    """Every generation; what a test does to it is undone."""
-    yield from _undone(booted(request.param))
-
-
-@pytest.fixture
-def newest(booted) -> Iterator[System]:
-    """android16; what a test does to it is undone."""
-    yield from _undone(booted(GENERATIONS[-1]))
-
-
-def _undone(system: System) -> Iterator[System]:
-    before = system.snapshot()
-    yield system
-    system.restore(before)
 
 
 def ask(system: System, *args: int) -> int:
@@ -251,7 +220,7 @@ def test_an_op_may_say_its_own_rule(newest):
 
 
 def test_the_command_line_explains_on_request_only(c_module, capsys):
-    path = str(c_module(el2=PROBE, generation=GENERATIONS[-1]))
+    path = str(c_module(el2=PROBE, generation="android16-6.12"))
     call = ["--call", f"hyp_call:{SHARE},0x7f200"]
     main(["run", path, *call])
     assert "rule:" not in capsys.readouterr().out

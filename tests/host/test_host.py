@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from pkvm_emu.abi.prot import PROT_R, PROT_RW
@@ -60,7 +58,8 @@ int hyp_init(const struct pkvm_module_ops *ops)
 }
 """
 PAGE = 0x4800_0000
-GENERATIONS = ("android14-6.1", "android15-6.6", "android16-6.12")
+#: What ``booted`` loads: its name and its EL2 half.
+MODULE = ("watcher", WATCHER)
 COUNTS, DONATE, GIVE_BACK, PROTECT, ADD, REPAIR = range(6)
 
 
@@ -68,37 +67,6 @@ def counts(system: System) -> tuple[int, int]:
     """Injected aborts that the module saw, and permission faults that it was asked about."""
     result = system.call("hyp_call", COUNTS)
     return result.x1, result.x2
-
-
-@pytest.fixture(scope="module")
-def booted(c_module) -> Callable[[str], System]:
-    """Boots a generation once."""
-    systems: dict[str, System] = {}
-
-    def get(name: str) -> System:
-        if name not in systems:
-            systems[name] = boot(name, [c_module(el2=WATCHER, name="watcher", generation=name)])
-        return systems[name]
-
-    return get
-
-
-@pytest.fixture(params=GENERATIONS)
-def system(request, booted) -> Iterator[System]:
-    """Every generation; what a test does to it is undone."""
-    yield from _undone(booted(request.param))
-
-
-@pytest.fixture
-def newest(booted) -> Iterator[System]:
-    """android16; what a test does to it is undone."""
-    yield from _undone(booted(GENERATIONS[-1]))
-
-
-def _undone(system: System) -> Iterator[System]:
-    before = system.snapshot()
-    yield system
-    system.restore(before)
 
 
 @pytest.mark.parametrize("el", [1, 0])
@@ -184,7 +152,7 @@ def test_the_modules_own_pages_and_the_hypervisors_are_out_of_reach(newest):
 
 
 def test_before_deprivilege_the_host_reaches_what_it_gave_away_in_silence(c_module):
-    system = boot(16, [c_module(el2=WATCHER, name="watcher", generation=GENERATIONS[-1])], deprivilege=False)
+    system = boot(16, [c_module(el2=WATCHER, name="watcher", generation="android16-6.12")], deprivilege=False)
     system.call("hyp_call", DONATE, PAGE >> 12, 1)
     for el in (1, 0):
         assert system.host.write(PAGE, 3 + el, el=el).ok
@@ -210,7 +178,7 @@ def test_faults_of_stage_1_are_told_from_those_of_the_hypervisor(newest):
 
 @pytest.mark.parametrize("el", [1, 0])
 def test_device_registers_are_reached_through_a_mapping_of_the_moment(c_module, el):
-    newest = boot(16, [c_module(el2=WATCHER, name="watcher", generation=GENERATIONS[-1])])
+    newest = boot(16, [c_module(el2=WATCHER, name="watcher", generation="android16-6.12")])
     seen = []
     newest.machine.engine.map_mmio(
         0x0C00_0000, 0x1000, lambda offset, size: 0x90 + offset, lambda *args: seen.append(args)
@@ -265,7 +233,7 @@ def test_hvc_and_smc_carry_eighteen_registers_there_and_back(system):
 
 def test_accesses_work_without_hvhe_and_pauth(c_module):
     profile = MachineProfile.parse("nvhe,nopauth")
-    system = boot(16, [c_module(el2=WATCHER, name="watcher", generation=GENERATIONS[-1])], profile=profile)
+    system = boot(16, [c_module(el2=WATCHER, name="watcher", generation="android16-6.12")], profile=profile)
     system.call("hyp_call", DONATE, PAGE >> 12, 1)
     for el in (1, 0):
         assert system.host.read(PAGE, el=el).fault.kind == "injected"

@@ -2,132 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
+from guest_support import (
+    ASKED,
+    DONATE_HYP,
+    E2BIG,
+    EBUSY,
+    EINVAL,
+    ENOENT,
+    EPERM,
+    ERANGE,
+    FIRST,
+    GUEST_PA,
+    IPA,
+    KEEPER,
+    NOT_SUPPORTED,
+    PAGE,
+    REGISTER,
+    SECOND,
+    ask,
+    asked,
+)
 
 from pkvm_emu.errors import ModuleError, UsageError
-from pkvm_emu.hyp.devices import Devices
 from pkvm_emu.hyp.panic import HypPanic
-from pkvm_emu.hyp.vms import Vms
 from pkvm_emu.machine.profile import MachineProfile
-from pkvm_emu.system import System, boot
+from pkvm_emu.system import boot
 
-KEEPER = r"""
-static const struct pkvm_module_ops *o;
-static u64 asked[3], last_handle, resets[4], reset_result;
-#if PKVM_EMU_ANDROID == 16
-typedef struct arm_smccc_1_2_regs result_t;
-#else
-typedef struct arm_smccc_res result_t;
-#endif
-#if PKVM_EMU_ANDROID > 14
-static bool first(struct arm_smccc_1_2_regs *in, result_t *res, pkvm_handle_t handle)
-{
-	asked[0]++;
-	last_handle = handle;
-	if (in->a0 == 0x82000bad)
-		*(volatile u64 *)8 = 1;
-	if (in->a0 != 0x82000001)
-		return false;
-	res->a0 = 0;
-	res->a1 = in->a1 + in->a2;
-	res->a2 = handle;
-	res->a3 = in->a17;
-#if PKVM_EMU_ANDROID == 16
-	for (int i = 4; i < 18; i++)
-		((u64 *)res)[i] = 0x100 + i;
-#endif
-	return true;
-}
-static bool second(struct arm_smccc_1_2_regs *in, result_t *res, pkvm_handle_t handle)
-{
-	asked[1]++;
-	res->a0 = 22;
-	res->a1 = res->a2 = res->a3 = 0;
-	return in->a0 == 0x82000002;
-}
-#endif
-static int reset(void *cookie, bool host_to_guest)
-{
-	resets[host_to_guest]++;
-	resets[2] = (u64)cookie;
-	return reset_result;
-}
-int hyp_init(const struct pkvm_module_ops *ops) { o = ops; return 0; }
-void hyp_call(pkvm_handler_regs_t *regs)
-{
-	u64 *x = (u64 *)regs;
-
-	x[0] = 0;
-	switch (x[1]) {
-#if PKVM_EMU_ANDROID == 15
-	case 0: x[1] = o->register_guest_smc_handler(x[2] ? second : first, x[3]); break;
-	case 5: x[1] = o->guest_stage2_pa(x[2], x[3], (phys_addr_t *)&asked[2]); x[2] = asked[2]; break;
-#endif
-#if PKVM_EMU_ANDROID == 16
-	case 0: x[1] = o->register_guest_smc_handler(x[2] ? second : first); break;
-	case 3: x[1] = o->device_register_reset(x[2], (void *)x[3], reset); break;
-#endif
-	case 1: x[1] = asked[0]; x[2] = asked[1]; x[3] = last_handle; break;
-	case 2: x[1] = resets[0]; x[2] = resets[1]; x[3] = resets[2]; break;
-	case 4: reset_result = x[2]; break;
-#if PKVM_EMU_ANDROID == 14
-	case 6: x[1] = o->host_donate_hyp(x[2], 1); break;
-#else
-	case 6: x[1] = o->host_donate_hyp(x[2], 1, false); break;
-#endif
-	}
-}
-"""
-REGISTER, ASKED, RESETS, ON_RESET, RESET_RESULT, GUEST_PA, DONATE_HYP = range(7)
-FIRST, SECOND = 0, 1
-GENERATIONS = ("android14-6.1", "android15-6.6", "android16-6.12")
-PAGE, IPA = 0x4800_0000, 0x8000_0000
-NOT_SUPPORTED = (1 << 64) - 1
-DEVICE = (0x0B00_0000, 0x2000)
-EPERM, ENOENT, E2BIG, EBUSY, ENODEV, EINVAL, ERANGE = -1, -2, -7, -16, -19, -22, -34
-
-
-@pytest.fixture(scope="module")
-def booted(c_module) -> Callable[[str], System]:
-    """Boots a generation once."""
-    systems: dict[str, System] = {}
-
-    def get(name: str) -> System:
-        if name not in systems:
-            systems[name] = boot(name, [c_module(el2=KEEPER, name="keeper", generation=name)])
-        return systems[name]
-
-    return get
-
-
-@pytest.fixture(params=GENERATIONS)
-def system(request, booted) -> Iterator[System]:
-    """Every generation; what a test does to it is undone."""
-    yield from _undone(booted(request.param))
-
-
-@pytest.fixture
-def newest(booted) -> Iterator[System]:
-    """android16; what a test does to it is undone."""
-    yield from _undone(booted(GENERATIONS[-1]))
-
-
-def _undone(system: System) -> Iterator[System]:
-    before = system.snapshot()
-    yield system
-    system.restore(before)
-
-
-def ask(system: System, *args: int) -> int:
-    value = system.call("hyp_call", *args).x1 & 0xFFFF_FFFF
-    return value - (1 << 32) if value >> 31 else value
-
-
-def asked(system: System) -> tuple[int, int]:
-    result = system.call("hyp_call", ASKED)
-    return result.x1, result.x2
+#: What ``booted`` loads: its name and its EL2 half.
+MODULE = ("keeper", KEEPER)
 
 
 # Memory
@@ -401,7 +304,7 @@ def test_the_host_is_as_before_after_a_guest_ran(system):
 
 @pytest.mark.parametrize("features", ["nvhe", "nopauth", "lpa2", "nolse"])
 def test_guests_run_on_every_machine(c_module, features):
-    module = c_module(el2=KEEPER, name="keeper", generation=GENERATIONS[-1])
+    module = c_module(el2=KEEPER, name="keeper", generation="android16-6.12")
     system = boot(16, [module], profile=MachineProfile.parse(features))
     vm = system.create_vm()
     ask(system, REGISTER, FIRST)
@@ -430,59 +333,6 @@ def test_a_module_finds_the_page_behind_a_guest_address(booted):
     assert ask(system, GUEST_PA, 0x77, IPA) == EINVAL
 
 
-# Devices
-
-
-def test_a_device_is_reset_when_it_goes_to_a_guest_and_when_it_comes_back(c_module):
-    newest = boot(16, [c_module(el2=KEEPER, name="keeper", generation=GENERATIONS[-1])])
-    writes = []
-    newest.machine.engine.map_mmio(*DEVICE, lambda offset, size: 0x40 + offset, lambda *args: writes.append(args))
-    newest.hyp.part(Devices).add(DEVICE)
-    assert newest.host.read(DEVICE[0], 4).ok
-    assert ask(newest, ON_RESET, DEVICE[0], 0xC0C) == 0
-    vm = newest.create_vm()
-    assert vm.assign(DEVICE[0], IPA) == 0
-    result = newest.call("hyp_call", RESETS)
-    assert (result.x1, result.x2, result.x3) == (0, 1, 0xC0C)
-    assert vm.assign(DEVICE[0] + 0x1000, IPA + 0x1000) == 0
-    assert newest.call("hyp_call", RESETS).x2 == 1
-    assert vm.read(IPA + 4, 4).value == 0x44
-    assert vm.write(IPA + 0x1008, 7, 4).ok
-    assert writes == [(0x1008, 4, 7)]
-    assert newest.host.read(DEVICE[0], 4).fault.kind == "injected"
-    assert newest.create_vm().assign(DEVICE[0], IPA) == EBUSY
-    vm.destroy()
-    result = newest.call("hyp_call", RESETS)
-    assert (result.x1, result.x2) == (1, 1)
-    assert newest.host.read(DEVICE[0], 4).ok
-    assert newest.host.read(DEVICE[0] + 0x1000, 4).ok
-    assert newest.pages.check() == []
-
-
-def test_a_device_without_reset_or_whose_reset_fails_is_not_assigned(newest):
-    vm = newest.create_vm()
-    assert vm.assign(DEVICE[0], IPA) == ENODEV
-    newest.hyp.part(Devices).add(DEVICE)
-    assert vm.assign(DEVICE[0], IPA) == ENODEV
-    assert newest.explain()[0].rule == "no module registered a reset handler for the device"
-    newest.hvc(newest.generation.hypercalls["host_reclaim_hyp_mmio"], DEVICE[0] >> 12, DEVICE[1] >> 12)
-    ask(newest, ON_RESET, DEVICE[0], 0)
-    ask(newest, RESET_RESULT, 0xFFFF_FFFB)
-    assert vm.assign(DEVICE[0], IPA) == -5
-    assert vm.state(IPA) == "NOPAGE"
-    assert newest.hyp.part(Vms).devices == {}
-
-
-def test_a_reset_that_fails_when_the_vm_is_gone_is_a_hypervisor_bug(newest):
-    newest.hyp.part(Devices).add(DEVICE)
-    ask(newest, ON_RESET, DEVICE[0], 0)
-    vm = newest.create_vm()
-    assert vm.assign(DEVICE[0], IPA) == 0
-    ask(newest, RESET_RESULT, 0xFFFF_FFFB)
-    with pytest.raises(ModuleError, match="reset handler"):
-        vm.destroy()
-
-
 # When there are VMs at all
 
 
@@ -499,7 +349,7 @@ def test_protected_vms_are_refused_on_an_insecure_system(c_module):
 
 
 def test_vms_come_after_the_boot(c_module):
-    system = boot(16, [c_module(el2=KEEPER, name="keeper", generation=GENERATIONS[-1])], deprivilege=False)
+    system = boot(16, [c_module(el2=KEEPER, name="keeper", generation="android16-6.12")], deprivilege=False)
     with pytest.raises(UsageError, match="not deprivileged yet"):
         system.create_vm()
 
