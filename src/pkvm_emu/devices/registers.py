@@ -79,8 +79,8 @@ class RegisterFile(State):
             self._machine.engine.map_mmio(
                 low,
                 high - low,
-                lambda offset, width, base=low: self._read(base + offset, width),  # type: ignore[misc]
-                lambda offset, width, value, base=low: self._write(base + offset, width, value),  # type: ignore[misc]
+                lambda offset, width, base=low: self._read(base + offset, width),  # type: ignore[misc]  # mypy: lambda default
+                lambda offset, width, value, base=low: self._write(base + offset, width, value),  # type: ignore[misc]  # mypy: lambda default
             )
             self._mapped.append((low, high))
 

@@ -64,7 +64,7 @@ class FaultHandler:
         kernel.add_firmware_services({"vector_el0_sync": self.from_user}, in_hook=True)
         kernel.add_firmware_services(
             {
-                f"vector_{source}_{kind}": (lambda s=source, k=kind: self.unexpected(s, k))  # type: ignore[misc]
+                f"vector_{source}_{kind}": (lambda s=source, k=kind: self.unexpected(s, k))  # type: ignore[misc]  # mypy: lambda default
                 for source in ("el1t", "el1h", "el0", "el0_32")
                 for kind in ("sync", *others)
                 if (source, kind) not in (("el1h", "sync"), ("el0", "sync"))

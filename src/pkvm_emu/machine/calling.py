@@ -109,16 +109,16 @@ def bind(function: Callable[..., Any], model: CallEnvironment) -> tuple[int, Cal
     converters: list[Callable[[tuple[int, ...]], Any]] = []
     for index, kind in enumerate(kinds):
         if kind == "u64":
-            converters.append(lambda registers, i=index: registers[i])  # type: ignore[misc]
+            converters.append(lambda registers, i=index: registers[i])  # type: ignore[misc]  # mypy: lambda default
         elif kind == "cstr":
             converters.append(
-                lambda registers, i=index: model.read_cstr(registers[i]).decode("latin-1") if registers[i] else None  # type: ignore[misc]
+                lambda registers, i=index: model.read_cstr(registers[i]).decode("latin-1") if registers[i] else None  # type: ignore[misc]  # mypy: lambda default
             )
         elif kind == "varargs":
-            converters.append(lambda registers, i=index: model.variadic(registers, i))  # type: ignore[misc]
+            converters.append(lambda registers, i=index: model.variadic(registers, i))  # type: ignore[misc]  # mypy: lambda default
         else:
             convert = _CONVERTERS[kind]
-            converters.append(lambda registers, i=index, c=convert: c(registers[i]))  # type: ignore[misc]
+            converters.append(lambda registers, i=index, c=convert: c(registers[i]))  # type: ignore[misc]  # mypy: lambda default
 
     def call(*registers: int) -> Any:
         return function(model, *[c(registers) for c in converters])

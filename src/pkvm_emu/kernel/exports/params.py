@@ -332,7 +332,7 @@ def param_array_get(kernel: Kernel, buffer: Ptr, kp: Ptr) -> int:
             kernel.memory.write(buffer + length - 1, b",")
         at = buffer + length
         element = array.elements + index * array.element_size
-        result = _on_element(kernel, kp, element, lambda copy, at=at: kernel.call_s32(getter, at, copy))  # type: ignore[misc]
+        result = _on_element(kernel, kp, element, lambda copy, at=at: kernel.call_s32(getter, at, copy))  # type: ignore[misc]  # mypy: lambda default
         if result < 0:
             return result
         length += result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pkvm_emu.kernel.fs import cpus, devices, kmsg, procfs, sysfs, tracefs  # noqa: F401
+from pkvm_emu.kernel.fs import cpus, devices, kmsg, procfs, sysfs, tracefs  # noqa: F401  their import registers files
 from pkvm_emu.kernel.fs.filesystem import FileSystem
 from pkvm_emu.kernel.fs.memory_fs import MemoryDirectory, MemoryFile
 from pkvm_emu.kernel.fs.node import WOULD_BLOCK, Directory, File, FsError, Node, TextFile

@@ -193,7 +193,7 @@ def read(context: Context) -> Steps[int]:
         while isinstance(byte, int):
             fresh: list[bytes | int] = []
             source = stream
-            yield Wait(lambda fresh=fresh, source=source: _poll(fresh, source.read(1)), on_file=True)  # type: ignore[misc]
+            yield Wait(lambda fresh=fresh, source=source: _poll(fresh, source.read(1)), on_file=True)  # type: ignore[misc]  # mypy: lambda default
             byte = fresh[-1]
         if not byte:
             break

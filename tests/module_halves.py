@@ -1,5 +1,6 @@
 """The halves that a module for these tests is completed with."""
 
+#: Loads the EL2 half and registers ``hyp_call``: enough of an EL1 half for most tests.
 LOADER = """
 int __kvm_nvhe_hyp_init(const struct pkvm_module_ops *ops);
 void __kvm_nvhe_hyp_call(pkvm_handler_regs_t *regs);
@@ -11,6 +12,7 @@ static int __init probe_init(void)
 }
 module_init(probe_init);
 """
+#: An EL2 half that answers x1 + x2.
 ADDER = """
 int hyp_init(const struct pkvm_module_ops *ops) { return 0; }
 void hyp_call(pkvm_handler_regs_t *regs)
