@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from module_halves import LOADER
 
+from module_halves import LOADER
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.inspect.inspection import Inspection, inspect_module
 
