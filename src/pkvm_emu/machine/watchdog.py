@@ -60,6 +60,7 @@ class Watchdog:
         self._run = 0
         self._core: Core | None = None
         self._seen = (-1, -1)
+        self._spent = 0.0
         self._fired = False
         self.executed = 0
 
@@ -68,11 +69,14 @@ class Watchdog:
         core = self._core
         if core is None:
             return
-        now = (self._run, core.events)
-        if now == self._seen:
+        now, spent = (self._run, core.events), time.process_time()
+        if now != self._seen:
+            self._seen, self._spent = now, spent
+        elif spent - self._spent >= _INTERVAL_SECONDS / 2:
+            # A process that the machine did not let run cannot have made progress.
+            self._spent = spent
             self._fired = True
             core.engine.stop()
-        self._seen = now
 
     def guarded(self, core: Core, pc: int) -> str | None:
         """Run plainly; the reason if the guest makes no progress, None if the engine stopped for an event."""
