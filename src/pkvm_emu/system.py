@@ -376,6 +376,7 @@ def boot(
     *,
     deprivilege: bool = True,
     continue_on_init_failure: bool = False,
+    stub_missing: bool = False,
     dtb: str | Path | TreeNode | None = None,
 ) -> System:
     """Boot a system with ``modules`` as its protected modules.
@@ -389,6 +390,8 @@ def boot(
         deprivilege: go on to deprivilege the host; False stops right before (modules may still be loaded then).
         continue_on_init_failure: an EL2 init that fails fails the load; False: as the generation does it (android16's error
             path makes the hypervisor panic).
+        stub_missing: symbols of modules that a module depends on and that are not given are linked to stubs that stop the
+            run when they are called; False: its load fails with -ENOENT, as in the kernel.
         dtb: the device tree: a ``.dtb`` or ``.dts`` file, or a tree; None: a board made up for the modules.
 
     Returns:
@@ -398,6 +401,7 @@ def boot(
     files = [read_module(module) for module in modules]
     system = System(choose_generation(android, files), CommandLine(cmdline), profile or MachineProfile())
     system.kernel.continues_on_init_failure = continue_on_init_failure
+    system.kernel.stubs_missing = stub_missing
     run_boot(system, files, deprivilege, dtb=dtb)
     return system
 

@@ -43,6 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols"
     )
     parser.add_argument(
+        "--stub-missing", action="store_true", help="link symbols of absent modules (depends=) to stubs that stop the run"
+    )
+    parser.add_argument(
         "--dtb", metavar="FILE", help="device tree, .dtb or .dts (default: a board made up for the modules)"
     )
     parser.add_argument("--dts", action="store_true", help="print the device tree as source, and run nothing")
@@ -85,6 +88,7 @@ def execute(arguments: argparse.Namespace) -> int:
     without = [file.file_name for file in files if not file.has_el2]
     system = System(choose_generation(arguments.android, files), CommandLine(arguments.cmdline), profile)
     system.kernel.continues_on_init_failure = arguments.continue_on_init_failure
+    system.kernel.stubs_missing = arguments.stub_missing
     if len(without) == len(files):
         raise UsageError(f"{without[0]}: has no EL2 code (its .hyp.text is empty), so there is nothing to run at EL2")
     if arguments.dts:

@@ -88,6 +88,7 @@ class RunReport:
             yield Line("  the system is insecure: protected VMs are refused", "red")
         for module in system.modules.values():
             yield from self._module_lines(module)
+        yield from self._link_lines()
         yield from self._el2_lines()
         if self.calls:
             yield Line("")
@@ -110,6 +111,15 @@ class RunReport:
             yield Line(f"  {row.section:<16} {row.el1:#018x} {row.el2:#018x} {row.size:>#9x}  {row.prot}")
         for name, number in module.hypercalls.items():
             yield Line(f"  hypercall {number} ({0xC600_0000 | number:#x}): {name}")
+
+    def _link_lines(self) -> Iterator[Line]:
+        companions = self._system.kernel.symbols.companions
+        if not companions:
+            return
+        yield Line("")
+        yield _heading("Modules that are not there")
+        for symbol, module in companions.items():
+            yield Line(f"  {symbol}: served in place of {module}")
 
     def _el2_lines(self) -> Iterator[Line]:
         system = self._system
@@ -176,6 +186,7 @@ class RunReport:
                 }
                 for module in system.modules.values()
             ],
+            "served_in_place_of": dict(self._system.kernel.symbols.companions),
             "registrations": [
                 {"kind": kind, "address": address, "function": system.symbols.describe(address, 2)}
                 for kind, address in registrations(system.hyp)

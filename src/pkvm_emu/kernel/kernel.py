@@ -94,6 +94,8 @@ class Kernel(State):
         self.deprivileged = False
         #: Go on after a failing EL2 init where the kernel's own error path makes the hypervisor panic.
         self.continues_on_init_failure = False
+        #: Link what only absent modules export to stubs that stop the run; False: the load fails with -ENOENT.
+        self.stubs_missing = False
         self.tainted: str = ""
         self.allocations: StateDict[int, int] = StateDict(machine.journal, "kernel.allocations")
         #: Shadow call stacks by CPU: builds with SCS keep return addresses where x18 points.

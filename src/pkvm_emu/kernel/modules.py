@@ -225,8 +225,14 @@ class ModuleLoader(State):
 
     def _resolve(self, file: ModuleFile):  # type: ignore[no-untyped-def]
         exporters = list(self.modules.values())
-        dependencies = set(file.depends)
-        missing = [name for name in file.depends if _normal(name) not in self.modules]
+        symbols = self._kernel.symbols
+        exported = {export.name for module in exporters for export in module.file.exports}
+        places = {
+            symbol.name: companion
+            for symbol in file.undefined_symbols()
+            if symbol.name not in exported and (companion := symbols.companion(symbol.name, file.depends)) is not None
+        }
+        missing = [] if self._kernel.stubs_missing else self._missing(file, places.values())
         weak = {symbol.name for symbol in file.symbols if symbol.shndx == SHN_UNDEF and symbol.bind == STB_WEAK}
 
         def resolve(name: str) -> int | None:
@@ -234,14 +240,21 @@ class ModuleLoader(State):
                 if any(export.name == name for export in module.file.exports):
                     return module.symbol(name)
             # These only another module can give: a stub would hide a missing dependency.
-            if name.startswith(NVHE_PREFIX) or (missing and dependencies and not self._kernel.symbols.serves(name)):
+            if name.startswith(NVHE_PREFIX) or (missing and not symbols.serves(name)):
                 return None
             # Code tests whether a weak symbol is there: it must not be a stub that stops.
-            if name in weak and not self._kernel.symbols.serves(name):
+            if name in weak and not symbols.serves(name):
                 return None
-            return self._kernel.symbols.resolve(name)
+            if name in places:
+                symbols.companions[name] = places[name]
+            return symbols.resolve(name)
 
         return resolve
+
+    def _missing(self, file: ModuleFile, stood_in: Iterable[str] = ()) -> list[str]:
+        """The dependencies that are not loaded and that no Python stands in for."""
+        there = {*self.modules, *map(_normal, stood_in)}
+        return [name for name in file.depends if _normal(name) not in there]
 
     def _refuse_unresolved(self, file: ModuleFile, image: LinkedImage) -> None:
         strong = [symbol for symbol in image.unresolved if not symbol.is_weak]
@@ -251,8 +264,10 @@ class ModuleLoader(State):
             self._kernel.log.write(f"{file.name}: Unknown symbol {symbol.name} (err -2)", level=4)
         first = strong[0]
         where = f", used at {first.first_use.text}" if first.first_use else ""
-        waiting = [name for name in file.depends if _normal(name) not in self.modules]
-        hint = f"; load {', '.join(waiting)} first" if waiting else "; no loaded module exports it"
+        waiting = ", ".join(self._missing(file, self._kernel.symbols.companions.values()))
+        hint = "; no loaded module exports it"
+        if waiting:
+            hint = f"; give {waiting} before it, serve its symbols from Python (--kernel FILE), or try --stub-missing"
         raise ModuleLoadError(f"{file.name}: unknown symbol {first.name}{where} (-ENOENT){hint}", -ENOENT)
 
     def _patch(self, image: LinkedImage) -> None:

@@ -31,11 +31,14 @@ class KernelFunction:
         name: the symbol.
         function: its Python; takes the kernel first.
         runs_guest: it calls back into guest code, so it is performed by the run loop and not inside the hook.
+        companions: the modules that export it on a device, where the kernel itself does not; the Python stands in for them
+            while none of them is loaded.
     """
 
     name: str
     function: Callable[..., Any]
     runs_guest: bool
+    companions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +84,23 @@ def find_variable(name: str) -> KernelVariable | None:
     return VARIABLES.get(name)
 
 
-def kernel_symbol(*names: str, runs_guest: bool = False) -> Callable[[F], F]:
+def kernel_symbol(
+    *names: str, runs_guest: bool = False, companion: str | tuple[str, ...] = ()
+) -> Callable[[F], F]:
     """Serve one or more exported functions by the decorated one.
 
     Args:
         names: the symbols.
         runs_guest: the function calls guest code (callbacks, hypercalls).
+        companion: the module, or the modules one of which, exports the symbols on a device. A module whose ``depends=`` names
+            it links to the Python where the companion is not given, and the report says so; a companion that is given is
+            used instead.
     """
+    companions = (companion,) if isinstance(companion, str) else companion
 
     def register(function: F) -> F:
         for name in names:
-            FUNCTIONS[name] = KernelFunction(name, function, runs_guest)
+            FUNCTIONS[name] = KernelFunction(name, function, runs_guest, companions)
         return function
 
     return register

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pkvm_emu.arch.insn import hvc, ret
@@ -44,10 +44,26 @@ class KernelSymbols(State):
         self.sizes: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.symbols.sizes")
         #: Symbols that were linked to a stub which stops the run when it is called.
         self.unserved: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.symbols.unserved")
+        #: Symbols of modules that are not there, linked to Python: the name of the module that Python stands in for.
+        self.companions: StateDict[str, str] = StateDict(kernel.machine.journal, "kernel.symbols.companions")
 
     def serves(self, name: str) -> bool:
         """Whether there is Python behind ``name``."""
         return bool(name in self._own or registry.find_function(name) or registry.find_variable(name))
+
+    def companion(self, name: str, depends: Sequence[str] = ()) -> str | None:
+        """The module that ``name`` comes from on a device, where Python serves it in that module's place.
+
+        Args:
+            name: the symbol.
+            depends: what the importing module says it depends on: the one of several companions that it means.
+        """
+        function = None if name in self._own else registry.find_function(name)
+        if function is None or not function.companions:
+            return None
+        known = {candidate.replace("-", "_"): candidate for candidate in function.companions}
+        named = (known[word.replace("-", "_")] for word in depends if word.replace("-", "_") in known)
+        return next(named, function.companions[0])
 
     def resolve(self, name: str) -> int:
         """The address of an exported symbol; makes its stub or its storage on first use.
