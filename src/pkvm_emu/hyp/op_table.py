@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pkvm_emu.abi.generation import GENERATIONS
 from pkvm_emu.arch.insn import BTI_C, b, hvc, ret
 from pkvm_emu.errors import EmulatorError
 from pkvm_emu.hyp import registry
 from pkvm_emu.hyp.errors import UnservedOp
+from pkvm_emu.hyp.op_calls import OpObserver, OpWatch
 from pkvm_emu.hyp.refusals import Refusals
 from pkvm_emu.hyp.service import el2_service
 from pkvm_emu.machine.calling import bind
@@ -18,13 +21,22 @@ if TYPE_CHECKING:
     from pkvm_emu.hyp.hypervisor import Hypervisor
 
 STUB_SIZE = 16
+
+
+class FirmwareOp(NamedTuple):
+    """An op that is firmware: its entry there, and how many arguments it has."""
+
+    label: str
+    nargs: int
+
+
 #: Ops whose work is guest code in the firmware; the stub tells Python (for traces) and branches there.
 FIRMWARE_OPS = {
-    "putc": "fw_putc",
-    "puts": "fw_puts",
-    "putx64": "fw_putx64",
-    "memset": "fw_memset",
-    "memcpy": "fw_memcpy",
+    "putc": FirmwareOp("fw_putc", 1),
+    "puts": FirmwareOp("fw_puts", 1),
+    "putx64": FirmwareOp("fw_putx64", 1),
+    "memset": FirmwareOp("fw_memset", 3),
+    "memcpy": FirmwareOp("fw_memcpy", 3),
 }
 PAGE_SIZE = 4096
 _LOOK_BACK = 24
@@ -57,6 +69,7 @@ class OpTable:
         self.address = hyp.stage1.va_of(self._table_pa)
         #: Stub address by op.
         self.stubs: dict[str, int] = {}
+        self._watch = OpWatch(hyp)
         slots = [slot for slot in table.slots if slot.prototype]
         if len(slots) * STUB_SIZE > (self.PAGES - 1) * PAGE_SIZE:
             raise EmulatorError("struct pkvm_module_ops has more members than there is room for stubs")
@@ -65,12 +78,35 @@ class OpTable:
             ram.write_u32(stub_pa + 4, BTI_C)
             ram.write_u32(stub_pa + 8, hvc(SERVICE_IMMEDIATE))
             address = hyp.stage1.va_of(stub_pa) + 4
-            label = FIRMWARE_OPS.get(slot.name)
-            after = ret() if label is None else b(address + 8, hyp.entry(label))
+            firmware = FIRMWARE_OPS.get(slot.name)
+            after = ret() if firmware is None else b(address + 8, hyp.entry(firmware.label))
             ram.write_u32(stub_pa + 12, after)
             ram.write_u64(self._table_pa + slot.offset, address)
             self.stubs[slot.name] = address
             hyp.machine.core.add_service(address + 4, self._service(slot.name))
+
+    @contextmanager
+    def observed(self, observer: OpObserver) -> Iterator[None]:
+        """Tell ``observer`` of every op while the block runs."""
+        self.observe(observer)
+        try:
+            yield
+        finally:
+            self.forget(observer)
+
+    def observe(self, observer: OpObserver) -> None:
+        """Tell ``observer`` of every op from now on. Observers are no part of snapshots."""
+        self._watch.observers.append(observer)
+        self._plant_services()
+
+    def forget(self, observer: OpObserver) -> None:
+        """Stop telling ``observer``."""
+        self._watch.observers.remove(observer)
+        self._plant_services()
+
+    def _plant_services(self) -> None:
+        for name, address in self.stubs.items():
+            self._hyp.machine.core.add_service(address + 4, self._service(name))
 
     def plant_kcfi(self, flavour: str) -> None:
         """Write the type ids of ``flavour`` in front of the stubs (zeros for ``none``)."""
@@ -118,13 +154,17 @@ class OpTable:
         return f"slot {offset:#x} of struct pkvm_module_ops, which {own.name} does not have{named}"
 
     def _service(self, name: str) -> Service:
+        is_watched = bool(self._watch.observers)
         if name in FIRMWARE_OPS:
-            return Service(name, 2, 3, lambda *_: None)
+            nothing = self._watch.wrap(name, lambda *_: None) if is_watched else lambda *_: None
+            return Service(name, 2, FIRMWARE_OPS[name].nargs, nothing)
         served = registry.OPS.get(name)
         if served is None:
             return Service(name, 2, 8, self._stop_at(name))
         nargs, call = bind(served.function, self._hyp)
         call = self._hyp.part(Refusals).watch(f"ops->{name}()", call)
+        if is_watched:
+            call = self._watch.wrap(name, call)
         return el2_service(self._hyp, f"ops->{name}()", nargs, call, served.runs_guest)
 
     def _stop_at(self, name: str) -> Any:
