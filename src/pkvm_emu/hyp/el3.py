@@ -37,6 +37,15 @@ class El3Firmware(State):
         """Its PSCI implementation."""
         return self._psci
 
+    @property
+    def handlers(self) -> tuple[SmcHandler, ...]:
+        """Who is asked first, in order. Handlers are no part of snapshots."""
+        return tuple(self._handlers)
+
+    @handlers.setter
+    def handlers(self, handlers: tuple[SmcHandler, ...]) -> None:
+        self._handlers = list(handlers)
+
     def serve(self, handler: SmcHandler) -> None:
         """Answer SMCs with ``handler(x0..x17) -> x0.. or None``."""
         self._handlers.append(handler)

@@ -94,15 +94,23 @@ class OpTable:
         finally:
             self.forget(observer)
 
-    def observe(self, observer: OpObserver) -> None:
-        """Tell ``observer`` of every op from now on. Observers are no part of snapshots."""
-        self._watch.observers.append(observer)
+    @property
+    def observers(self) -> tuple[OpObserver, ...]:
+        """Who is told of every op, in the order of being told. Observers are no part of snapshots."""
+        return tuple(self._watch.observers)
+
+    @observers.setter
+    def observers(self, observers: tuple[OpObserver, ...]) -> None:
+        self._watch.observers = list(observers)
         self._plant_services()
+
+    def observe(self, observer: OpObserver) -> None:
+        """Tell ``observer`` of every op from now on."""
+        self.observers = (*self.observers, observer)
 
     def forget(self, observer: OpObserver) -> None:
         """Stop telling ``observer``."""
-        self._watch.observers.remove(observer)
-        self._plant_services()
+        self.observers = tuple(other for other in self.observers if other is not observer)
 
     def _plant_services(self) -> None:
         for name, address in self.stubs.items():

@@ -90,6 +90,15 @@ class KernelSymbols(State):
         """Serve ``name`` by ``function`` from now on in this kernel only (``--kernel FILE``, tests)."""
         self._own[name] = registry.KernelFunction(name, function, runs_guest)
 
+    @property
+    def provided(self) -> dict[str, registry.KernelFunction]:
+        """What is served in this kernel only, by name. It is no part of snapshots."""
+        return dict(self._own)
+
+    @provided.setter
+    def provided(self, functions: dict[str, registry.KernelFunction]) -> None:
+        self._own = dict(functions)
+
     def read_variable(self, name: str) -> int:
         """The first eight bytes of an exported variable, as a number."""
         return self._kernel.memory.read_u64(self.resolve(name))
