@@ -164,7 +164,7 @@ def _explain(system: System, record: RefusalRecord) -> Explanation:
         past = tuple(PastEvent(event, _who(system, event.origin)) for event in history_of(events, blamed.page))
     return Explanation(
         record=record,
-        arguments=_arguments(system, record),
+        arguments=arguments_of(system, record.kind, record.name, record.args),
         caller=_caller(system, record),
         page=None if blamed is None else blamed.page,
         owner=None if blamed is None else blamed.owner,
@@ -198,24 +198,32 @@ def _who(system: System, origin: str) -> str:
     return where
 
 
-def _arguments(system: System, record: RefusalRecord) -> tuple[Argument, ...]:
-    served = registry.OPS.get(record.name) if record.kind == "op" else registry.HYPERCALLS.get(record.name)
+def arguments_of(system: System, kind: str, name: str, registers: tuple[int, ...]) -> tuple[Argument, ...]:
+    """The arguments of an op or hypercall in words.
+
+    Args:
+        system: whose symbols name addresses.
+        kind: ``op``, ``hypercall`` or ``access``.
+        name: the op or hypercall.
+        registers: its raw arguments.
+    """
+    served = registry.OPS.get(name) if kind == "op" else registry.HYPERCALLS.get(name)
     if served is None:
         names: tuple[str, ...] = (
-            ("ipa",) if record.kind == "access" else tuple(f"x{n + 1}" for n in range(len(record.args)))
+            ("ipa",) if kind == "access" else tuple(f"x{n if kind == 'op' else n + 1}" for n in range(len(registers)))
         )
         kinds = ("u64",) * len(names)
     else:
         signature = signature_of(served.function)
         names, kinds = signature.names, signature.kinds
     return tuple(
-        Argument(name, value, _value_text(system, record, name, kind, value))
-        for name, kind, value in zip(names, kinds, record.args)
+        Argument(argument, value, _value_text(system, kind, argument, passed_as, value))
+        for argument, passed_as, value in zip(names, kinds, registers)
     )
 
 
-def _value_text(system: System, record: RefusalRecord, name: str, kind: str, value: int) -> str:
-    if kind == "bool":
+def _value_text(system: System, kind: str, name: str, passed_as: str, value: int) -> str:
+    if passed_as == "bool":
         return "true" if value & 1 else "false"
     if name in ("pfn", "gfn"):
         return f"{value:#x} ({'page' if name == 'pfn' else 'IPA'} {value << 12:#x})"
@@ -223,5 +231,5 @@ def _value_text(system: System, record: RefusalRecord, name: str, kind: str, val
         return str(value)
     if name == "prot":
         return prot_name(value)
-    symbol = system.symbols.el2(value) if record.kind == "op" or name == "function" else None
+    symbol = system.symbols.el2(value) if kind == "op" or name == "function" else None
     return f"{value:#x} ({symbol})" if symbol is not None else f"{value:#x}"

@@ -1,0 +1,1 @@
+"""Regression tests of module binaries: the pytest plugin, declarative cases, golden behaviour, contracts, coverage and reports."""

@@ -1,0 +1,187 @@
+"""The pytest plugin: booted systems as fixtures, generations as parameters, what EL2 did in the report of a failure.
+
+It is loaded with the package (entry point ``pytest11``) and imports the emulator only when a test asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pkvm_emu.errors import PkvmEmuError, UsageError
+from pkvm_emu.testing import settings
+
+if TYPE_CHECKING:
+    from pkvm_emu.kernel.modules import LoadedModule
+    from pkvm_emu.system import System
+    from pkvm_emu.testing.pool import SystemPool
+    from pkvm_emu.testing.recipe import Recipe
+    from pkvm_emu.testing.watched import WatchedSystems
+
+_PARAMETER = "_pkvm_android"
+_FIXTURES = frozenset(("pkvm_system", "pkvm_module", "pkvm_boot", "pkvm_recipe"))
+_POOL: pytest.StashKey[SystemPool] = pytest.StashKey()
+_WATCHED: pytest.StashKey[WatchedSystems] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options and ini settings."""
+    settings.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker."""
+    config.addinivalue_line("markers", settings.MARKER_HELP)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Nothing that was booted or built stays."""
+    pool = config.stash.get(_POOL, None)
+    if pool is not None:
+        pool.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each generation that it is for."""
+    if not _FIXTURES & set(metafunc.fixturenames):
+        return
+    try:
+        marked = settings.marker_arguments(metafunc.definition.iter_markers(settings.MARKER))
+        wanted = settings.wanted_generations(metafunc.config, marked)
+    except PkvmEmuError as error:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from error
+    if wanted != (None,):
+        metafunc.fixturenames.append(_PARAMETER)
+        metafunc.parametrize(_PARAMETER, wanted, ids=[str(name) for name in wanted], indirect=True, scope="function")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that ``--pkvm-android`` leaves no generation are no tests of this run."""
+    if config.getoption("--pkvm-android") is None:
+        return
+    left_out = [item for item in items if _is_left_out(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    # Where no generation is left, pytest makes one test with a value of its own.
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return not isinstance(parameters.get(_PARAMETER, ""), str)
+
+
+# Fixtures
+
+
+@pytest.fixture
+def _pkvm_android(request: pytest.FixtureRequest) -> str | None:
+    return getattr(request, "param", None)
+
+
+@pytest.fixture
+def pkvm_recipe(request: pytest.FixtureRequest) -> Recipe:
+    """What this test boots: from its markers, the options and the ini file."""
+    android = request.getfixturevalue(_PARAMETER) if _PARAMETER in request.fixturenames else None
+    try:
+        marked = settings.marker_arguments(request.node.iter_markers(settings.MARKER))
+        return settings.recipe_for(request.config, marked, Path(request.node.path).parent, android)
+    except UsageError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def pkvm_boot(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> Iterator[Callable[..., System]]:
+    """``pkvm_boot(cmdline=..., android=..., modules=[...], dtb=..., ...)``: boots what the test says, changed by the arguments.
+
+    Systems come from the pool: booted once, brought back for each call.
+    """
+    from pkvm_emu.testing.recipe import generations
+
+    pool, watched = _pool(request.config), _watch(request.node)
+    directory = Path(request.node.path).parent
+
+    def boot(**changes: Any) -> System:
+        marked = {**settings.marker_arguments(request.node.iter_markers(settings.MARKER)), **changes}
+        android = pkvm_recipe.android
+        if "android" in changes:
+            (android,) = generations(changes["android"])
+        recipe = settings.recipe_for(request.config, marked, directory, android)
+        return watched.add(pool.system(recipe))
+
+    yield boot
+    watched.release()
+
+
+@pytest.fixture
+def pkvm_system(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> Iterator[System]:
+    """A booted system with the test's modules, as right after the boot whatever other tests did."""
+    watched = _watch(request.node)
+    try:
+        system = watched.add(_pool(request.config).system(pkvm_recipe))
+    except PkvmEmuError as error:
+        pytest.fail(f"the boot of {_words(pkvm_recipe)} ended with: {error}", pytrace=False)
+    yield system
+    watched.release()
+
+
+@pytest.fixture
+def pkvm_module(pkvm_system: System, pkvm_recipe: Recipe) -> LoadedModule:
+    """The first of the test's modules, loaded."""
+    if not pkvm_recipe.modules:
+        pytest.fail("pkvm_module: the test names no module (marker, --pkvm-module or pkvm_modules)", pytrace=False)
+    for outcome in pkvm_system.boot_report.outcomes:
+        if outcome.status != "loaded":
+            pytest.fail(f"{outcome.name} was not loaded: {outcome.reason}", pytrace=False)
+        return pkvm_system.modules[outcome.name]
+    pytest.fail("pkvm_module: no module was loaded at boot", pytrace=False)
+
+
+def _words(recipe: Recipe) -> str:
+    names = ", ".join(path.name for path in recipe.modules) or "no modules"
+    return f"{names} on {recipe.android}" if recipe.android else names
+
+
+def _pool(config: pytest.Config) -> SystemPool:
+    pool = config.stash.get(_POOL, None)
+    if pool is None:
+        from pkvm_emu.testing.pool import SystemPool
+
+        pool = config.stash[_POOL] = SystemPool()
+    return pool
+
+
+def _watch(item: pytest.Item) -> WatchedSystems:
+    watched = item.stash.get(_WATCHED, None)
+    if watched is None:
+        from pkvm_emu.testing.watched import WatchedSystems
+
+        watched = item.stash[_WATCHED] = WatchedSystems()
+    return watched
+
+
+# Reports
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """What the systems of a failed test did, under its traceback; figures for the JUnit file of every test."""
+    report: Any = yield
+    watched = item.stash.get(_WATCHED, None)
+    if watched is not None and report.when == "call":
+        error = call.excinfo.value if call.excinfo is not None else None
+        item.user_properties.extend(watched.figures())
+        report.user_properties = list(item.user_properties)
+        if report.failed:
+            report.sections.extend(watched.sections(error))
+    return report
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """SMCCC results and page states in words."""
+    from pkvm_emu.testing.compare import explain_comparison
+
+    return explain_comparison(op, left, right)

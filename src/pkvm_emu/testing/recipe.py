@@ -1,0 +1,102 @@
+"""What a test wants booted: modules, generation, command line, machine. Two tests that want the same share one boot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pkvm_emu.errors import UsageError
+
+#: Every generation, in the order in which a test runs on them.
+ALL = ("android14-5.15", "android14-6.1", "android15-6.6", "android16-6.12")
+Android = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what a boot is.
+
+    Attributes:
+        android: a generation's full name; None: as the modules were built.
+        modules: ``.ko`` files, or source directories, which are built for the generation.
+        cmdline: the kernel command line.
+        dtb: the device tree, ``.dtb`` or ``.dts``; None: a board made up for the modules.
+        machine: features of the machine (``nvhe,nopauth``).
+        ram_mib: RAM.
+        cpus: number of CPUs.
+        options: further keyword arguments of :func:`pkvm_emu.boot`, sorted by name.
+    """
+
+    android: str | None = None
+    modules: tuple[Path, ...] = ()
+    cmdline: str = ""
+    dtb: Path | None = None
+    machine: str = ""
+    ram_mib: int = 1024
+    cpus: int = 1
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def with_android(self, android: str | None) -> Recipe:
+        """The same on another generation."""
+        return replace(self, android=android)
+
+    @property
+    def fingerprint(self) -> tuple[object, ...]:
+        """Changes when the recipe or one of its files does."""
+        return (self, *(_stamp(path) for path in (*self.modules, *([self.dtb] if self.dtb else []))))
+
+
+def generations(wanted: Android | Sequence[Android] | None) -> tuple[str | None, ...]:
+    """The generations that a test asks for, by their full names.
+
+    Args:
+        wanted: ``"all"``, one generation, several, or None for "as the modules were built".
+
+    Raises:
+        UsageError: a name that no generation has.
+
+    >>> generations([15, "android16"])
+    ('android15-6.6', 'android16-6.12')
+    """
+    from pkvm_emu.abi.generation import generation
+
+    if wanted is None:
+        return (None,)
+    if wanted == "all":
+        return ALL
+    several: Iterable[Android] = [wanted] if isinstance(wanted, (str, int)) else wanted
+    words = [word for item in several for word in (item.split(",") if isinstance(item, str) else [item])]
+    if "all" in words:
+        return ALL
+    named = [generation(word.strip() if isinstance(word, str) else word).name for word in words]
+    if not named:
+        raise UsageError("an empty list of Android generations")
+    return tuple(dict.fromkeys(named))
+
+
+def find_file(path: str | Path, places: Sequence[Path], what: str) -> Path:
+    """A file or directory given by a relative path, looked up in ``places`` in their order.
+
+    Raises:
+        UsageError: it is in none of them.
+    """
+    given = Path(path)
+    for place in places:
+        found = place / given
+        if found.exists():
+            return found.resolve()
+    looked = ", ".join(str(place) for place in places)
+    raise UsageError(f"{what} {str(path)!r} is not there (looked in {looked})")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    if path.is_dir():
+        stamps = [_stamp(found) for found in sorted(path.rglob("*")) if found.suffix in (".c", ".h", ".bazel", ".S")]
+        return (len(stamps), max((stamp[0] for stamp in stamps), default=0))
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
