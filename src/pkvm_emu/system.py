@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pkvm_emu.abi.generation import EVENTS_SECTION, PRINTK_SECTION, Generation, generation
+from pkvm_emu.abi.generation import EVENTS_SECTION, PRINTK_SECTION, Generation
+from pkvm_emu.choose import choose_generation, choose_profile
 from pkvm_emu.cpus import SystemCpu, run_on
 from pkvm_emu.devices.standard import StandardDevices
-from pkvm_emu.elf.detect import detect_generation_name
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.errors import ModuleError, UsageError
 from pkvm_emu.host import Host
@@ -45,10 +46,13 @@ from pkvm_emu.results import HvcResult
 from pkvm_emu.symbolize import Symbolizer
 
 if TYPE_CHECKING:
+    from pkvm_emu.devices.loading import MmioSpec
     from pkvm_emu.explain import Explanations
     from pkvm_emu.kernel.fs import FileSystem
     from pkvm_emu.tracing.functions import FunctionTracer
     from pkvm_emu.tracing.pipe import TracePipe
+    from pkvm_emu.tracing.timeline import Timeline
+    from pkvm_emu.tracing.timeline.listen import Recording
     from pkvm_emu.vm import VirtualMachine
 
 HCALL_BASE = 0xC600_0000
@@ -88,7 +92,7 @@ class System:
         pages: who owns which page.
         devices: the UART and the clock of the board.
         host: accesses, hypercalls and SMCs of a host that attacks.
-        mmio: the registers behind the windows of the device tree, and the log of accesses to them.
+        mmio: the devices behind the windows of the board, and the log of accesses to them.
         boot_report: what happened to each protected module.
     """
 
@@ -112,7 +116,7 @@ class System:
         )
         self.symbols = Symbolizer(self.kernel, self.hyp)
         # Made before any snapshot: the engine keeps the windows for good.
-        self.mmio = self.kernel.part(MmioWindows).registers
+        self.mmio = self.kernel.part(MmioWindows).bus
         self.kernel.set_symboliser(self.symbols.el1)
         self.kernel.set_el2_preparation(self._prepare_el2)
         self.kernel.set_host_entries(self._host_entry)
@@ -122,6 +126,7 @@ class System:
         self.host = Host(self)
         self.boot_report = BootReport(self.machine.journal)
         self._function_tracer: FunctionTracer | None = None
+        self._recording: tuple[Timeline, Recording] | None = None
         if traces_functions:
             from pkvm_emu.tracing.functions import FunctionTracer
 
@@ -153,6 +158,8 @@ class System:
             self.kernel.part(TraceEventTable).add_module(module)
         if self._function_tracer is not None:
             self._function_tracer.add_module(module)
+        if self._recording is not None:
+            self._recording[1].add_module(module)
         self.machine.core.hook_counter_reads(module.counter_reads(el=2))
         self.machine.hook_cpu_id_reads(module.cpu_id_reads(el=2))
 
@@ -191,6 +198,29 @@ class System:
 
         return TracePipe(self)
 
+    @property
+    def timeline(self) -> Timeline:
+        """The recording of what ran: ``system.timeline.save("trace.json")``.
+
+        Raises:
+            UsageError: nothing is recorded; ask for it with ``boot(..., timeline=True)`` or :meth:`record_timeline`.
+        """
+        if self._recording is None:
+            raise UsageError("nothing is recorded: boot with timeline=True, or call record_timeline() before what matters")
+        return self._recording[0]
+
+    def record_timeline(self, instructions: bool = True) -> Timeline:
+        """Begin to record calls, exceptions, ops, events and page ownership; a recording that runs already goes on.
+
+        Args:
+            instructions: count the instructions at EL2 and note which ran; this is what costs most.
+        """
+        if self._recording is None:
+            from pkvm_emu.tracing.timeline import record
+
+            self._recording = record(self, instructions)
+        return self._recording[0]
+
     def explain(self, last: int | None = 1) -> Explanations:
         """Why the ``last`` refusals happened (None: all of them), oldest first; ``print()`` it.
 
@@ -209,6 +239,14 @@ class System:
     def device_tree(self) -> TreeNode:
         """The device tree in use."""
         return self.kernel.part(BoardSetup).tree
+
+    def add_models(self, specs: Sequence[MmioSpec]) -> None:
+        """Place models of devices, before the boot: ``ADDR:SIZE=FILE.py``, a class, or ``(address, size, either)``.
+
+        Raises:
+            UsageError: a model that cannot be read, or a window that is taken.
+        """
+        self.kernel.part(MmioWindows).use(specs)
 
     def set_up_board(self, files: Sequence[ModuleFile], dtb: str | Path | TreeNode | None = None) -> None:
         """Install a device tree, or make up a board for the modules that are going to be loaded."""
@@ -239,6 +277,16 @@ class System:
     def smc(self, function: int, *args: int) -> HvcResult:
         """Make an SMC from EL1; the hypervisor traps it, asks the modules' handlers and forwards what is left to EL3."""
         return HvcResult(*self.kernel.smc(function, *args)[:4])
+
+    def add_smc(self, path: str | Path) -> None:
+        """Answer vendor SMCs at EL3 from a file: a TOML table, or Python with functions marked ``@smc(ID)``.
+
+        Raises:
+            UsageError: the file cannot be read or is wrong; the text has the line or the key.
+        """
+        from pkvm_emu.hyp.el3_table import load_smc_file
+
+        load_smc_file(path, self.hyp.el3, self.machine.ram)
 
     def load(self, module: ModuleSource, parameters: Sequence[tuple[str, str | None]] = ()) -> LoadedModule:
         """Load a module, as ``insmod FILE name=value ...`` does.
@@ -347,27 +395,6 @@ def read_module(source: ModuleSource) -> ModuleFile:
     return source if isinstance(source, ModuleFile) else ModuleFile.load(source)
 
 
-def choose_generation(wanted: str | int | Generation | None, files: Sequence[ModuleFile]) -> Generation:
-    """The generation to run: the one asked for, else the one that the modules were built for.
-
-    Raises:
-        UsageError: the modules were built for different generations, or for one that is not known.
-    """
-    if wanted is not None:
-        return generation(wanted)
-    found: dict[str, str] = {}
-    for file in files:
-        detected = detect_generation_name(file)
-        if detected.name is None and file.has_el2:
-            raise UsageError(f"{file.file_name}: {detected.reason}; say which with --android 14, 15 or 16")
-        if detected.name is not None:
-            found.setdefault(detected.name, file.file_name)
-    if len(found) > 1:
-        pairs = ", ".join(f"{file} for {name}" for name, file in found.items())
-        raise UsageError(f"the modules were built for different kernels ({pairs}); choose one with --android")
-    return generation(next(iter(found), None))
-
-
 def boot(
     android: str | int | Generation | None = None,
     modules: Sequence[ModuleSource] = (),
@@ -378,6 +405,10 @@ def boot(
     continue_on_init_failure: bool = False,
     stub_missing: bool = False,
     dtb: str | Path | TreeNode | None = None,
+    mmio: Sequence[MmioSpec] = (),
+    timeline: bool = False,
+    el3: str | None = None,
+    smc: Sequence[str | Path] = (),
 ) -> System:
     """Boot a system with ``modules`` as its protected modules.
 
@@ -393,15 +424,27 @@ def boot(
         stub_missing: symbols of modules that a module depends on and that are not given are linked to stubs that stop the
             run when they are called; False: its load fails with -ENOENT, as in the kernel.
         dtb: the device tree: a ``.dtb`` or ``.dts`` file, or a tree; None: a board made up for the modules.
+        mmio: models of devices, as for :meth:`System.add_models`.
+        timeline: record what runs from the beginning (:attr:`System.timeline`).
+        el3: the firmware, ``bare`` or ``full``; None: as the profile of the machine says.
+        smc: answers of vendor SMCs, as for :meth:`System.add_smc`.
 
     Returns:
         The booted system. A module that fails does not raise here: the boot goes on, insecure, as on a device, and
         ``boot_report`` says why. What ends a device (a hypervisor panic, an oops) does raise.
     """
     files = [read_module(module) for module in modules]
-    system = System(choose_generation(android, files), CommandLine(cmdline), profile or MachineProfile())
+    machine = choose_profile(profile or MachineProfile(), files)
+    if el3 is not None:
+        machine = replace(machine, el3=el3)
+    system = System(choose_generation(android, files), CommandLine(cmdline), machine)
     system.kernel.continues_on_init_failure = continue_on_init_failure
     system.kernel.stubs_missing = stub_missing
+    system.add_models(mmio)
+    for path in smc:
+        system.add_smc(path)
+    if timeline:
+        system.record_timeline()
     run_boot(system, files, deprivilege, dtb=dtb)
     return system
 
@@ -439,4 +482,4 @@ def run_boot(
     system.kernel.pages.leave(_BLOCK)
 
 
-__all__ = ["ModuleError", "Modules", "System", "boot", "choose_generation", "read_module", "run_boot"]
+__all__ = ["ModuleError", "Modules", "System", "boot", "choose_generation", "choose_profile", "read_module", "run_boot"]

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from pkvm_emu.errors import ModuleError
+from pkvm_emu.machine.control import Control
 from pkvm_emu.machine.engine import INTNO_HVC, INTNO_SMC, INTNO_UDEF, BusError, Engine
 from pkvm_emu.machine.exceptions import EC_PAC_TRAP, EC_SHIFT, ExceptionEntry, Taken
 from pkvm_emu.machine.watchdog import Watchdog
@@ -87,11 +88,19 @@ class Core:
         self.events = 0
         self.code_epoch = 0
         self.depth = 0
+        #: The debugger, where one looks on.
+        self.control: Control | None = None
         #: The CPUs that run in turns now: what one of them holds may become free.
         self.in_turns: Container[int] = ()
         self.on_exception: Callable[[Taken], None] | None = None
         self.on_service: Callable[[Service, tuple[int, ...]], None] | None = None
+        #: Called when a service has been performed, with what its function returned; not for one that raised.
+        self.on_result: Callable[[Service, ServiceResult], None] | None = None
+        #: Called with the PC when :meth:`run` begins, and with None when it has ended, however it did.
+        self.on_run: Callable[[int | None], None] | None = None
         self.on_smc: Callable[[], None] | None = None
+        #: EL1 address of the code for which Python makes an SMC, where there is such.
+        self.smc_caller: int | None = None
         #: Asked before a run begins: raises where nothing may run (the machine or the CPU is off).
         self.before_run: Callable[[], None] = lambda: None
         #: Called when a run from Python (not one inside another) has come to its end.
@@ -100,6 +109,10 @@ class Core:
         self.on_parked: Callable[[], str] = lambda: "the CPU stopped"
         #: Turns an address into words for messages; the system replaces it by its symboliser.
         self.describe: Callable[[int, int], str] = lambda va, el: f"EL{el} {va:#x}"
+        #: What is near a physical address that has no device, in words; the devices replace it.
+        self.describe_hole: Callable[[int], str] = lambda address: "the board has no device with registers"
+        #: How often the machine went back to a snapshot: what was worked out before may hold no more.
+        self.restores = 0
         #: How many events one run from Python may take before it counts as endless.
         self.event_budget = 20_000_000
         self.repeat_limit = 1_000
@@ -199,6 +212,8 @@ class Core:
             result = service.function(*values[: service.nargs])
             if result is not None:
                 self._write_result(result)
+            if self.on_result is not None and self._pending is None:
+                self.on_result(service, result)
         else:
             self._pending = service
             self.engine.stop()
@@ -211,6 +226,12 @@ class Core:
     def leave_hook(self, service: Service) -> None:
         """Called while a service is answered in the hook: perform ``service`` from the run loop in its stead."""
         self._pending = service
+        self.engine.stop()
+
+    def abandon(self, error: BaseException) -> None:
+        """Called where a device is accessed: the run ends there with ``error``."""
+        if self._error is None:
+            self._error = error
         self.engine.stop()
 
     def _write_result(self, result: int | tuple[int, ...]) -> None:
@@ -297,7 +318,14 @@ class Core:
         values[: len(args)] = [a & _MASK64 for a in args]
         values[30] = self.exit_stubs[self.el]
         frame.write()
-        self.run(va)
+        control = self.control
+        if control is not None:
+            control.enter_call(saved)
+        try:
+            self.run(va)
+        finally:
+            if control is not None:
+                control.leave_call()
         results = tuple(self._args.read()[:STUB_ARGS])
         values[:] = saved
         frame.write()
@@ -317,6 +345,8 @@ class Core:
         self.before_run()
         if not self.depth:
             self._event_limit = self.events + self.event_budget
+        if self.on_run is not None:
+            self.on_run(pc)
         self.depth += 1
         try:
             while True:
@@ -329,8 +359,14 @@ class Core:
                 pc = engine.read("pc")
                 if settled is Settled.NOTHING:
                     raise Stuck(stuck or f"WFI at {self.describe(pc - 4, self.el)} with nothing to wake the CPU")
+        except BaseException as error:
+            if self.control is not None:
+                self.control.failed(error)
+            raise
         finally:
             self.depth -= 1
+            if self.on_run is not None:
+                self.on_run(None)
         if not self.depth:
             self.after_run()
 
@@ -344,7 +380,10 @@ class Core:
             self._event_limit = self.events + self.event_budget
         self.depth += 1
         try:
-            self.engine.start(pc, count)
+            if self.control is None:
+                self.engine.start(pc, count)
+            else:
+                self.control.advance(pc, count)
             return self._settle()
         except BusError as error:
             raise self._no_memory(error) from error
@@ -365,6 +404,8 @@ class Core:
             result = service.function(*self._args.read()[: service.nargs])
             if result is not None:
                 self._write_result(result)
+            if self.on_result is not None:
+                self.on_result(service, result)
             return Settled.GOES_ON
         if self._exit:
             self._exit = False
@@ -378,6 +419,8 @@ class Core:
     def _start(self, pc: int) -> str | None:
         """Run until the engine stops; the reason where it is that the guest makes no progress."""
         try:
+            if self.control is not None:
+                return self.control.start(pc)
             if self.instruction_budget is not None:
                 return self.watchdog.counted(self, pc)
             return self.watchdog.guarded(self, pc)
@@ -386,7 +429,14 @@ class Core:
 
     def _no_memory(self, error: BusError) -> BusError:
         where = self.describe(self.engine.read("pc"), self.el)
-        return BusError(f"{where} reaches a physical address without RAM or device ({error})")
+        unmapped = self.engine.find_unmapped()
+        if unmapped is None:
+            return BusError(f"{where} reaches a physical address without RAM or device ({error})")
+        address, size, is_write = unmapped
+        return BusError(
+            f"{where} reaches a physical address without RAM or device: it {'writes' if is_write else 'reads'} {size} "
+            f"byte{'s' if size > 1 else ''} at {address:#x}; {self.describe_hole(address)}"
+        )
 
     def fetch(self, va: int) -> int | None:
         """The instruction word at ``va`` in the current regime, or None where nothing is mapped."""
@@ -395,10 +445,16 @@ class Core:
 
     def forget_progress(self) -> None:
         """Begin anew to look for aborts that are retried for ever (after a restore)."""
+        self.restores += 1
         self._last_abort = None
         self._abort_repeats = 0
 
     @property
     def has_event(self) -> bool:
         """Something other than the watchdog made the engine stop."""
+        return self.has_own_event or (self.control is not None and self.control.has_stop)
+
+    @property
+    def has_own_event(self) -> bool:
+        """Something that the run loop deals with made the engine stop: not the watchdog, not the debugger."""
         return self._pending is not None or self._exit or self._parked or self._flush or self._error is not None
