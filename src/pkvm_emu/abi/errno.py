@@ -125,6 +125,18 @@ def errno_name(value: int) -> str:
     return _NAMES.get(value, str(value))
 
 
+def errno_number(name: str) -> int:
+    """``EINVAL`` → 22.
+
+    Raises:
+        KeyError: no errno has that name.
+    """
+    for number, known in _NAMES.items():
+        if known == name:
+            return number
+    raise KeyError(name)
+
+
 def errno_text(value: int) -> str:
     """The description without the name: ``Invalid argument``; empty where there is none."""
     number = errno_of(value)

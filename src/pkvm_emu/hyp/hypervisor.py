@@ -16,6 +16,7 @@ from pkvm_emu.firmware import image as firmware
 from pkvm_emu.hyp import hypercalls, layout, ops, registry
 from pkvm_emu.hyp.el3 import El3Firmware
 from pkvm_emu.hyp.errors import HypBug
+from pkvm_emu.hyp.ffa import FfaProxy
 from pkvm_emu.hyp.host_stage2 import HostStage2
 from pkvm_emu.hyp.hyp_memory import HypMemory
 from pkvm_emu.hyp.hyp_stage1 import HypStage1
@@ -107,8 +108,9 @@ class Hypervisor(HypMemory, PerCpu, State):
         self._parts: dict[type[Any], Any] = {cls: cls(self) for cls in registry.PARTS}
         self._ops = OpTable(self)
         self._configure_firmware()
-        self._el3 = El3Firmware(machine)
+        self._el3 = El3Firmware(self)
         self._psci = PsciRelay(self)
+        self._ffa = FfaProxy(self)
         self._traps = Traps(self)
         self._memstart = memstart
 
@@ -155,6 +157,11 @@ class Hypervisor(HypMemory, PerCpu, State):
         return self._psci
 
     @property
+    def ffa(self) -> FfaProxy:
+        """FF-A as the host reaches it."""
+        return self._ffa
+
+    @property
     def traps(self) -> Traps:
         """Traps of the host."""
         return self._traps
@@ -168,6 +175,11 @@ class Hypervisor(HypMemory, PerCpu, State):
     def vmemmap(self) -> HypVmemmap:
         """``struct hyp_page`` of every page of RAM."""
         return self._vmemmap
+
+    @property
+    def text(self) -> tuple[int, int]:
+        """PA and bytes of its own code."""
+        return self._image_pa, self._firmware.text_size
 
     def part(self, kind: type[P]) -> P:
         """This hypervisor's object of a class registered with ``hyp_part``."""
