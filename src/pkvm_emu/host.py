@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from pkvm_emu.arch.esr import Esr, ExceptionClass, fault_kind, fault_level
 from pkvm_emu.arch.insn import ret
 from pkvm_emu.errors import UsageError
-from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.faults import FaultHandler
 from pkvm_emu.kernel.vsprintf_env import GuestFault
 from pkvm_emu.machine.engine import BusError
@@ -30,8 +29,8 @@ SIZES = (1, 2, 4, 8)
 REGISTERS = 18
 #: Physical address bits of the emulated CPU.
 PA_BITS = 44
-#: Windows for pages that the linear map does not have as wanted: mapped for one access.
-KERNEL_WINDOW = layout.VMALLOC_END + 0x1000_0000
+#: Windows for pages that the linear map does not have as wanted: mapped for one access. The kernel's is so far above vmalloc.
+_WINDOW_ABOVE_VMALLOC = 0x1000_0000
 USER_TEXT, USER_WINDOW = 0x40_0000, 0x10_0000_0000
 _S1PTW = 1 << 7
 _FETCH_CLASSES = (ExceptionClass.IABT_LOW, ExceptionClass.IABT_CUR)
@@ -249,7 +248,8 @@ class Host:
             return self._kernel.memory.linear_va(pa)
         base = pa & -PAGE_SIZE
         length = -(-(pa + size - base) // PAGE_SIZE) * PAGE_SIZE
-        window = KERNEL_WINDOW if el == 1 else USER_WINDOW
+        above = self._kernel.memory.layout.vmalloc_end + _WINDOW_ABOVE_VMALLOC
+        window = above if el == 1 else USER_WINDOW
         prot = "rx" if kind == "execute" else "rw" if is_ram else "device"
         if el == 1:
             self._kernel.memory.map(window, base, length, prot)

@@ -41,8 +41,8 @@ class Symbolizer:
         name = self._firmware_label(1, va)
         if name is not None:
             return name
-        image_end = kernel_layout.KIMAGE_VADDR + kernel_layout.KIMAGE_SIZE
-        if kernel_layout.KIMAGE_VADDR <= va < image_end:
+        image = self._kernel.memory.layout.kimage_vaddr
+        if image <= va < image + kernel_layout.KIMAGE_SIZE:
             hyp_name = self._hyp_text(va)
             if hyp_name is not None:
                 return hyp_name
@@ -55,7 +55,7 @@ class Symbolizer:
     def _hyp_text(self, va: int) -> str | None:
         """The hypervisor's own code as the kernel image names it: ``__kvm_nvhe_hyp_bug+0x0/0x4``."""
         _, (offsets, names), size = self._firmware[2]
-        distance = va - kernel_layout.KIMAGE_VADDR - kernel_layout.IMAGE_HYP_TEXT
+        distance = va - self._kernel.memory.layout.kimage_vaddr - kernel_layout.IMAGE_HYP_TEXT
         index = bisect_right(offsets, distance) - 1
         if not 0 <= distance < size or index < 0:
             return None

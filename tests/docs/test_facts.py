@@ -34,12 +34,13 @@ def test_some_page_speaks_of_every_command() -> None:
 
 
 def test_the_address_map() -> None:
+    rows = kernel_layout.LAYOUTS[kernel_layout.DEFAULT_VA_BITS]
     for value in (
-        kernel_layout.KIMAGE_VADDR,
-        kernel_layout.MODULES_VADDR,
-        kernel_layout.PAGE_OFFSET,
-        kernel_layout.VMALLOC_START,
-        kernel_layout.STACKS_VADDR,
+        rows.kimage_vaddr,
+        rows.modules_vaddr,
+        rows.page_offset,
+        rows.vmalloc_start,
+        rows.stacks_vaddr,
         hyp_layout.TAG,
         hyp_layout.PRIVATE_BASE,
         hyp_layout.VMEMMAP_BASE,

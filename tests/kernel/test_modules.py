@@ -60,7 +60,7 @@ def pair(c_module):
 
 def test_a_module_lies_in_the_module_area_and_each_next_one_behind_it(system: System, pair) -> None:
     exporter, importer = (system.load(path).layout for path in pair)
-    assert exporter.base == layout.MODULES_VADDR
+    assert exporter.base == system.kernel.memory.layout.modules_vaddr
     # A guard page is between the two.
     assert importer.base >= exporter.base + exporter.size + layout.PAGE_SIZE
     with pytest.raises(GuestFault):

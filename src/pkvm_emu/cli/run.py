@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="call a hypercall after the boot (repeatable)",
     )
-    parser.add_argument("--machine", metavar="FEATURES", default="", help="e.g. nvhe,nopauth,lpa2")
+    parser.add_argument("--machine", metavar="FEATURES", default="", help="e.g. nvhe,nopauth,lpa2,va48")
     parser.add_argument("--ram", metavar="MIB", type=int, default=1024, help="RAM in MiB (default 1024)")
     parser.add_argument(
         "--continue-on-init-failure", action="store_true", help="a failing EL2 init fails the load and does not panic"
@@ -79,7 +79,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from pkvm_emu.cli.run_report import RunReport
     from pkvm_emu.kernel.command_line import CommandLine
     from pkvm_emu.machine.profile import MachineProfile
-    from pkvm_emu.system import System, choose_generation, run_boot
+    from pkvm_emu.system import System, choose_generation, choose_profile, run_boot
 
     calls = [parse_call(text) for text in arguments.call]
     profile = replace(MachineProfile.parse(arguments.machine), ram_size=arguments.ram << 20, cpus=arguments.smp)
@@ -103,6 +103,7 @@ def execute(arguments: argparse.Namespace) -> int:
     parameters = {module.file.name: module.parameters for module in given}
     report = RunReport(system, files)
     failure: PkvmEmuError | None = None
+    profile = choose_profile(profile, files)
     try:
         run_boot(system, files, parameters=parameters, dtb=arguments.dtb)
         for name, values in calls:

@@ -93,6 +93,7 @@ class RunReport:
         if self.calls:
             yield Line("")
             yield _heading("Calls")
+        yield from self._address_lines()
             for name, arguments, result in self.calls:
                 style = "green" if result.is_success else "bold red"
                 yield Line(f"  {name}({', '.join(f'{a:#x}' for a in arguments)}) = {result}", style)
@@ -158,6 +159,15 @@ class RunReport:
     def _mapped(self, module: LoadedModule) -> list[Mapped]:
         rows = []
         for row in self._system.generation.sections:
+    def _address_lines(self) -> Iterator[Line]:
+        running = self._system.kernel.memory.layout.va_bits
+        for file in self._files:
+            found = file.va_bits
+            if found is not None:
+                differs = "" if found.bits == running else f", but this one has {running}"
+                text = f"{file.name} was compiled for a kernel with {found.bits}-bit addresses ({found.reason}){differs}"
+                yield Line(text, "red" if differs else None)
+
             section = module.file.section(row.elf_name)
             if section is None or not section.size or section.index not in module.layout.placements:
                 continue
@@ -192,6 +202,7 @@ class RunReport:
                 for kind, address in registrations(system.hyp)
             ],
             "ops": dict(sorted(self._ops.items())),
+            "va_bits": system.kernel.memory.layout.va_bits,
             "unanswered_smcs": list(system.hyp.el3.unanswered),
             "calls": [
                 {"name": name, "arguments": list(arguments), **result._asdict(), "status": result.status}

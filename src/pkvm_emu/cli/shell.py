@@ -50,7 +50,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from pkvm_emu.kernel.command_line import CommandLine
     from pkvm_emu.machine.profile import MachineProfile
     from pkvm_emu.shell.session import Session
-    from pkvm_emu.system import System, choose_generation, run_boot
+    from pkvm_emu.system import System, choose_generation, choose_profile, run_boot
 
     script = _read_script(arguments.script)
     profile = replace(MachineProfile.parse(arguments.machine), ram_size=arguments.ram << 20, cpus=arguments.smp)
@@ -72,6 +72,7 @@ def execute(arguments: argparse.Namespace) -> int:
             return session.run(script) if script is not None else _converse(session)
         finally:
             session.close()
+    profile = choose_profile(profile, files)
     except (ModuleError, EmulatorError):
         if console is None:
             _print_tail(system)

@@ -18,6 +18,7 @@ from pkvm_emu.elf.elements import MEMORY_LIMIT, STB_WEAK, RelocationSection, Sec
 from pkvm_emu.elf.exports import Export, read_exports
 from pkvm_emu.elf.object_file import ObjectFile
 from pkvm_emu.elf.signature import ModuleSignature, split_signature
+from pkvm_emu.elf.va_bits import VaBits, detect_va_bits
 from pkvm_emu.errors import InputError
 
 THIS_MODULE_SECTION = ".gnu.linkonce.this_module"
@@ -235,6 +236,11 @@ class ModuleFile:
     def kcfi(self) -> kcfi.KcfiFacts:
         """Which kCFI type ids the two halves were built with."""
         return kcfi.read_kcfi(self.object)
+    @cached_property
+    def va_bits(self) -> VaBits | None:
+        """The address bits of the kernel that the EL1 code was compiled for, where it shows."""
+        return detect_va_bits(self.object)
+
 
     @property
     def generation_facts(self) -> GenerationFacts:

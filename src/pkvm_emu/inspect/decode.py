@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from pkvm_emu.arch.constants import bitmask
 from pkvm_emu.arch.insn import is_brk, is_hvc, is_smc, kcfi_brk_registers
 
 SP, ZERO, SINK, UNKNOWN, REGISTERS = 31, 32, 33, 34, 35
@@ -230,26 +231,6 @@ def fold_function(word: int, value: int) -> int:
     if last >= right:
         return value >> right & (1 << (last - right + 1)) - 1
     return (value & (1 << (last + 1)) - 1) << (width - right) & mask
-
-
-def bitmask(word: int) -> int | None:
-    """The immediate of a logical instruction, or None for a reserved encoding."""
-    is64, high, rotate, ones = word >> 31, word >> 22 & 1, word >> 16 & 63, word >> 10 & 63
-    if high and not is64:
-        return None
-    length = (high << 6 | ~ones & 0x3F).bit_length() - 1
-    if length < 1:
-        return None
-    size = 1 << length
-    count, turn = ones & size - 1, rotate & size - 1
-    if count == size - 1:
-        return None
-    element = (1 << (count + 1)) - 1
-    element = (element >> turn | element << (size - turn)) & (1 << size) - 1
-    value = 0
-    for at in range(0, 64 if is64 else 32, size):
-        value |= element << at
-    return value
 
 
 def is_kcfi_brk(instruction: Insn) -> bool:

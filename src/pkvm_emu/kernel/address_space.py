@@ -36,8 +36,8 @@ _SCTLR_RES1 = 0x30D0_0800
 _SCTLR_M, _SCTLR_C, _SCTLR_SA, _SCTLR_I, _SCTLR_SPAN = 1 << 0, 1 << 2, 1 << 3, 1 << 12, 1 << 23
 _SCTLR_PAUTH = 1 << 31 | 1 << 30 | 1 << 27 | 1 << 13
 _SCTLR_BT0_BT1 = 3 << 35
-#: T0SZ and T1SZ of 39-bit VAs, 4 KiB granules, write-back inner-shareable walks, 48-bit output.
-_TCR = 25 | 25 << 16 | 2 << 30 | 5 << 32 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 24 | 1 << 26 | 3 << 28
+#: 4 KiB granules, write-back inner-shareable walks, 48-bit output; T0SZ and T1SZ come with the layout.
+_TCR = 2 << 30 | 5 << 32 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 24 | 1 << 26 | 3 << 28
 
 
 class KernelAddressSpace(State):
@@ -56,20 +56,22 @@ class KernelAddressSpace(State):
         self._machine = machine
         self._ram = ram = machine.ram
         profile = machine.profile
+        self._layout = rows = layout.address_layout(profile.va_bits)
+        self._page_offset, self._linear_end = rows.page_offset, rows.linear_end
         #: ``memstart_addr``: RAM base rounded down to the linear map's alignment (1 GiB with 4 KiB pages).
         self.memstart = profile.ram_base & ~((1 << 30) - 1)
-        if ram.end - self.memstart > layout.LINEAR_END - layout.PAGE_OFFSET:
-            raise UsageError(f"RAM up to {ram.end:#x} does not fit the 39-bit linear map")
+        if ram.end - self.memstart > rows.linear_end - rows.page_offset:
+            raise UsageError(f"RAM up to {ram.end:#x} does not fit the {rows.va_bits}-bit linear map")
         self.image_pa = profile.ram_base + layout.KIMAGE_OFFSET
         #: ``kimage_voffset``
-        self.kimage_voffset = layout.KIMAGE_VADDR - self.image_pa
-        self.next_module = layout.MODULES_VADDR
-        self.next_vmalloc = layout.VMALLOC_START
+        self.kimage_voffset = rows.kimage_vaddr - self.image_pa
+        self.next_module = rows.modules_vaddr
+        self.next_vmalloc = rows.vmalloc_start
         # User space, for accesses from EL0: empty until something is mapped there.
-        self._user = PageTable(ram, allocate_page, layout.VA_BITS, flush=machine.engine.flush_tlb)
+        self._user = PageTable(ram, allocate_page, rows.va_bits, flush=machine.engine.flush_tlb)
         self._user.on_change = machine.engine.note_translation_change
         self._table = PageTable(
-            ram, allocate_page, layout.VA_BITS, va_base=layout.PAGE_OFFSET, flush=machine.engine.flush_tlb
+            ram, allocate_page, rows.va_bits, va_base=rows.page_offset, flush=machine.engine.flush_tlb
         )
         self._table.on_change = machine.engine.note_translation_change
         self._table.map(self.linear_va(ram.base), ram.base, ram.size, ATTRIBUTES["rw"], max_block_level=_BLOCK_2M)
@@ -78,7 +80,8 @@ class KernelAddressSpace(State):
         """Set the EL1 translation registers of the current CPU and switch the MMU on."""
         engine, profile = self._machine.engine, self._machine.profile
         engine.write_sysreg("MAIR_EL1", MAIR)
-        engine.write_sysreg("TCR_EL1", _TCR)
+        size = 64 - self._layout.va_bits
+        engine.write_sysreg("TCR_EL1", _TCR | size | size << 16)
         engine.write_sysreg("TTBR0_EL1", self._user.root)
         engine.write_sysreg("TTBR1_EL1", self._table.root)
         sctlr = _SCTLR_RES1 | _SCTLR_M | _SCTLR_C | _SCTLR_SA | _SCTLR_I | _SCTLR_SPAN
@@ -90,17 +93,22 @@ class KernelAddressSpace(State):
 
     # Addresses
 
+    @property
+    def layout(self) -> layout.AddressLayout:
+        """Where its areas are."""
+        return self._layout
+
     def linear_va(self, pa: int) -> int:
         """``phys_to_virt``: the linear-map address of ``pa``."""
-        return pa - self.memstart + layout.PAGE_OFFSET
+        return pa - self.memstart + self._page_offset
 
     def linear_pa(self, va: int) -> int:
         """``virt_to_phys`` of a linear-map address (arithmetic, unchecked)."""
-        return va - layout.PAGE_OFFSET + self.memstart
+        return va - self._page_offset + self.memstart
 
     def image_va(self, offset: int) -> int:
         """Address of a place in the kernel image."""
-        return layout.KIMAGE_VADDR + offset
+        return self._layout.kimage_vaddr + offset
 
     def to_pa(self, va: int, size: int = 1) -> int:
         """Physical address of a kernel VA.
@@ -108,15 +116,15 @@ class KernelAddressSpace(State):
         Raises:
             GuestFault: not mapped at stage 1.
         """
-        if layout.PAGE_OFFSET <= va < layout.LINEAR_END:
-            pa = va - layout.PAGE_OFFSET + self.memstart
+        if self._page_offset <= va < self._linear_end:
+            pa = va - self._page_offset + self.memstart
             if pa in self._ram:
                 return pa
-        elif va >= layout.PAGE_OFFSET:
+        elif va >= self._page_offset:
             leaf = self._table.walk(va)
             if leaf.valid:
                 return leaf.pa
-        elif va < 1 << layout.VA_BITS:
+        elif va < 1 << self._layout.va_bits:
             leaf = self._user.walk(va)
             if leaf.valid:
                 return leaf.pa
@@ -131,11 +139,11 @@ class KernelAddressSpace(State):
         return self._table_of(va).root
 
     def _table_of(self, va: int) -> PageTable:
-        return self._table if va >= layout.PAGE_OFFSET else self._user
+        return self._table if va >= self._page_offset else self._user
 
     def is_writable(self, va: int) -> bool:
         """Whether stage 1 lets EL1 write at ``va``."""
-        if layout.PAGE_OFFSET <= va < layout.LINEAR_END:
+        if self._page_offset <= va < self._linear_end:
             return self.to_pa(va) in self._ram
         self.to_pa(va)
         return not self._table_of(va).walk(va).descriptor & _READ_ONLY
@@ -225,15 +233,16 @@ class KernelAddressSpace(State):
         """Address space for a module: ``size`` bytes, page aligned, with a guard page behind."""
         va = self.next_module
         self.next_module = va + _page_align(size) + layout.PAGE_SIZE
-        if self.next_module > layout.MODULES_END:
-            raise EmulatorError(f"the module area is full: {size:#x} bytes do not fit below {layout.MODULES_END:#x}")
+        end = self._layout.modules_end
+        if self.next_module > end:
+            raise EmulatorError(f"the module area is full: {size:#x} bytes do not fit below {end:#x}")
         return va
 
     def reserve_vmalloc_area(self, size: int) -> int:
         """Address space in the vmalloc area, with a guard page behind."""
         va = self.next_vmalloc
         self.next_vmalloc = va + _page_align(size) + layout.PAGE_SIZE
-        if self.next_vmalloc > layout.VMALLOC_END:
+        if self.next_vmalloc > self._layout.vmalloc_end:
             raise EmulatorError("the vmalloc area is full")
         return va
 

@@ -179,7 +179,7 @@ class Kernel(State):
 
     def _place_image(self) -> None:
         memory, ram, page = self._memory, self._machine.ram, layout.PAGE_SIZE
-        pa, va = memory.image_pa, layout.KIMAGE_VADDR
+        pa, va = memory.image_pa, memory.layout.kimage_vaddr
         text = self._firmware.code
         ram.write(pa + layout.IMAGE_TEXT, text)
         for offset, size, prot in (
@@ -221,15 +221,15 @@ class Kernel(State):
 
     def entry(self, label: str) -> int:
         """Address of a label of the EL1 firmware."""
-        return layout.KIMAGE_VADDR + layout.IMAGE_TEXT + self._firmware.symbols[label]
+        return self._memory.layout.kimage_vaddr + layout.IMAGE_TEXT + self._firmware.symbols[label]
 
     def stack_top(self, cpu: int) -> int:
         """Initial SP of a CPU's kernel stack."""
-        return layout.STACKS_VADDR + (2 * cpu + 2) * layout.STACK_SIZE
+        return self._memory.layout.stacks_vaddr + (2 * cpu + 2) * layout.STACK_SIZE
 
     def task_va(self, cpu: int) -> int:
         """The ``task_struct`` that runs on a CPU (``SP_EL0``)."""
-        return layout.KIMAGE_VADDR + layout.IMAGE_TASKS + cpu * layout.TASK_SIZE
+        return self._memory.layout.kimage_vaddr + layout.IMAGE_TASKS + cpu * layout.TASK_SIZE
 
     # Time and identity
 

@@ -1,24 +1,87 @@
-"""Where things are in the emulated kernel's address space: 39-bit VAs and 4 KiB pages, as every GKI kernel is built.
+"""Where things are in the emulated kernel's address space, by bits of a kernel address; pages are 4 KiB.
 
-The numbers follow ``arch/arm64/include/asm/memory.h`` of 6.12 for VA_BITS=39; code in modules computes with
-``memstart_addr`` and ``kimage_voffset``, so what matters is that the three areas fit together.
+Code in modules computes with ``PAGE_OFFSET`` and ``VMEMMAP_START`` of the kernel that it was compiled for, and with
+``memstart_addr`` and ``kimage_voffset``. The first two follow from VA_BITS: 39 as stock GKI kernels have it, 48 as kernels with
+another configuration may. Source: ``arch/arm64/include/asm/memory.h``.
 """
 
 from __future__ import annotations
 
-VA_BITS = 39
+from dataclasses import dataclass
+
+from pkvm_emu.errors import UsageError
+
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
+DEFAULT_VA_BITS = 39
 
-#: Start of the linear map: ``PAGE_OFFSET``.
-PAGE_OFFSET = 0xFFFF_FF80_0000_0000
-LINEAR_END = PAGE_OFFSET + (1 << (VA_BITS - 1))
-#: ``KIMAGE_VADDR``; the module area lies below it, so that calls between modules and kernel need no veneer.
-KIMAGE_VADDR = 0xFFFF_FFC0_8000_0000
-MODULES_VADDR = 0xFFFF_FFC0_7800_0000
-MODULES_END = KIMAGE_VADDR
-VMALLOC_START = 0xFFFF_FFC0_8800_0000
-VMALLOC_END = 0xFFFF_FFFD_C000_0000
+
+@dataclass(frozen=True, slots=True)
+class AddressLayout:
+    """The areas of a kernel with so many address bits.
+
+    Attributes:
+        va_bits: bits of a kernel address, and of a user's.
+        page_offset: ``PAGE_OFFSET``: start of the linear map.
+        linear_end: ``PAGE_END``: its end.
+        modules_vaddr, modules_end: the module area; it lies right below the image, so that calls between modules and kernel
+            need no veneer.
+        kimage_vaddr: ``KIMAGE_VADDR``.
+        stacks_vaddr: kernel stacks, 16 KiB each, with an unmapped guard of the same size below.
+        vmalloc_start, vmalloc_end: the vmalloc area. It ends below the vmemmap of every kernel line.
+    """
+
+    va_bits: int
+    page_offset: int
+    linear_end: int
+    modules_vaddr: int
+    modules_end: int
+    kimage_vaddr: int
+    stacks_vaddr: int
+    vmalloc_start: int
+    vmalloc_end: int
+
+
+#: By VA_BITS.
+LAYOUTS = {
+    39: AddressLayout(
+        va_bits=39,
+        page_offset=0xFFFF_FF80_0000_0000,
+        linear_end=0xFFFF_FFC0_0000_0000,
+        modules_vaddr=0xFFFF_FFC0_7800_0000,
+        modules_end=0xFFFF_FFC0_8000_0000,
+        kimage_vaddr=0xFFFF_FFC0_8000_0000,
+        stacks_vaddr=0xFFFF_FFC0_8700_0000,
+        vmalloc_start=0xFFFF_FFC0_8800_0000,
+        vmalloc_end=0xFFFF_FFFD_C000_0000,
+    ),
+    48: AddressLayout(
+        va_bits=48,
+        page_offset=0xFFFF_0000_0000_0000,
+        linear_end=0xFFFF_8000_0000_0000,
+        modules_vaddr=0xFFFF_8000_7800_0000,
+        modules_end=0xFFFF_8000_8000_0000,
+        kimage_vaddr=0xFFFF_8000_8000_0000,
+        stacks_vaddr=0xFFFF_8000_8700_0000,
+        vmalloc_start=0xFFFF_8000_8800_0000,
+        vmalloc_end=0xFFFF_FBFF_C000_0000,
+    ),
+}
+
+
+def address_layout(va_bits: int | None) -> AddressLayout:
+    """The layout for so many address bits; None: the default.
+
+    Raises:
+        UsageError: kernels with 4 KiB pages and so many bits are not emulated.
+    """
+    row = LAYOUTS.get(va_bits or DEFAULT_VA_BITS)
+    if row is None:
+        raise UsageError(
+            f"a kernel with {va_bits}-bit addresses is not emulated; there are: {', '.join(map(str, LAYOUTS))}"
+        )
+    return row
+
 
 #: Offset of the kernel image from the start of RAM, and the room it takes.
 KIMAGE_OFFSET = 0x20_0000
@@ -36,9 +99,7 @@ PERCPU_SIZE = 0x1_0000
 #: The hypervisor's code and data are part of the image, as in a real kernel.
 IMAGE_HYP_TEXT = 0x50_0000
 
-#: Kernel stacks: 16 KiB each, with an unmapped guard of the same size below.
 STACK_SIZE = 0x4000
-STACKS_VADDR = 0xFFFF_FFC0_8700_0000
 
 _HYP_RESERVED_FIRST_GIB, _HYP_RESERVED_PER_GIB = 12 << 20, 6 << 20
 

@@ -197,8 +197,9 @@ class ModuleLoader(State):
         base = kernel.memory.next_module
         layout = Layout.assign(file, base)
         kernel.memory.reserve_module_area(layout.size)
-        image = link(file, layout, self._resolve(file))
-        self._refuse_unresolved(file, image)
+        imports = Imports(kernel, file, self.modules)
+        image = link(file, layout, self._resolve(file, imports))
+        self._refuse_unresolved(file, image, imports)
         self._patch(image)
         module = LoadedModule(kernel.machine.journal, file, image)
         try:
@@ -206,6 +207,12 @@ class ModuleLoader(State):
                 self._map_region(module, region)
         except ModuleLoadError:
             self._release(module, layout.regions)
+        bits = file.va_bits
+        running = self._kernel.memory.layout.va_bits
+        if bits is not None and bits.bits != running:
+            self._kernel.log.write(
+                f"{file.name}: compiled for {bits.bits}-bit addresses ({bits.reason}), running with {running}", level=4
+            )
             raise
         return module
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.vsprintf_env import GuestFault
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ _TAINTS = {
 _TAINT_COLUMNS = "PFSRMBUDAWCIOELKXTNJ"
 _CODE_BEFORE = 4
 _FRAMES = 16
-_PAC_BITS = 0x007F_FF80_0000_0000 | 0xFF00_0000_0000_0000
+_TABLE_NAMES = ("pgd", "p4d", "pud", "pmd", "pte")
+_BITS_OF_A_LEVEL = 9
 
 
 def fault_status_name(esr: int) -> str:
@@ -168,13 +170,13 @@ class OopsText:
         log.write("Hardware name: linux,dummy-virt (DT)", _WARNING)
         log.write(f"pstate: {pstate:08x} ({_pstate_text(pstate)})", _WARNING)
         log.write(f"pc : {kernel.describe(pc)}", _WARNING)
-        log.write(f"lr : {kernel.describe(_without_pac(x[30]))}", _WARNING)
+        log.write(f"lr : {kernel.describe(self._without_pac(x[30]))}", _WARNING)
         log.write(f"sp : {sp:016x}", _WARNING)
         for first in (29, *range(26, 0, -3)):
             numbers = range(first, first - 3 if first != 29 else 26, -1)
             log.write(" ".join(f"x{n:<2}: {x[n]:016x}" for n in numbers), _WARNING)
         log.write("Call trace:", _WARNING)
-        for address in self._callers(pc, x[29], _without_pac(x[30])):
+        for address in self._callers(pc, x[29], self._without_pac(x[30])):
             log.write(f" {kernel.describe(address)}", _WARNING)
 
     # Parts
@@ -189,16 +191,17 @@ class OopsText:
 
     def _table_lines(self, va: int) -> list[str]:
         memory = self._kernel.memory
-        if va >> 39 not in (0, 0x1FF_FFFF):
+        bits = memory.layout.va_bits
+        if va >> bits not in (0, (1 << 64 - bits) - 1):
             return [f"[{va:016x}] address between user and kernel address ranges"]
         entries = memory.table_entries(va)
-        names = ("pgd", "p4d", "pud", "pmd", "pte")
-        # With three levels the upper two names are the pgd again.
-        values = [entries[0], entries[0], *entries] if entries[0] else entries[:1]
-        walked = ", ".join(f"{name}={value:016x}" for name, value in zip(names, values))
+        # Names of levels that the table does not have stand for the pgd again.
+        folded = len(_TABLE_NAMES) - -(-(bits - layout.PAGE_SHIFT) // _BITS_OF_A_LEVEL)
+        values = [entries[0]] * folded + entries if entries[0] else entries[:1]
+        walked = ", ".join(f"{name}={value:016x}" for name, value in zip(_TABLE_NAMES, values))
         which = "swapper" if va >> 63 else "user"
         return [
-            f"{which} pgtable: 4k pages, 39-bit VAs, pgdp={memory.table_root(va):016x}",
+            f"{which} pgtable: 4k pages, {bits}-bit VAs, pgdp={memory.table_root(va):016x}",
             f"[{va:016x}] {walked}",
         ]
 
@@ -219,7 +222,7 @@ class OopsText:
         records: list[int] = []
         for _ in range(_FRAMES):
             try:
-                following, address = memory.read_u64(frame), _without_pac(memory.read_u64(frame + 8))
+                following, address = memory.read_u64(frame), self._without_pac(memory.read_u64(frame + 8))
             except GuestFault:
                 break
             if not address:
@@ -234,9 +237,9 @@ class OopsText:
         find = self._kernel.loader.find
         return [pc, *(address for address in [*found[1:], *records] if find(address) is not None)]
 
-
-def _without_pac(address: int) -> int:
-    return address | _PAC_BITS if address >> 55 & 1 else address
+    def _without_pac(self, address: int) -> int:
+        signed = -1 << self._kernel.memory.layout.va_bits & (1 << 64) - 1
+        return address | signed if address >> 55 & 1 else address
 
 
 def _pstate_text(pstate: int) -> str:

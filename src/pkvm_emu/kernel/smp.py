@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.arch.psci import PsciFunction, PsciReturn, psci_id
 from pkvm_emu.errors import ModuleError
-from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.registry import kernel_part
 from pkvm_emu.kernel.sync import TryAgain
 from pkvm_emu.machine.core import CpuParked, Service
@@ -46,7 +45,7 @@ class Smp(State):
         self._machine = kernel.machine
         self.online = (1 << kernel.machine.profile.cpus) - 1
         entry = kernel.entry("secondary_entry")
-        self._entry_pa = kernel.memory.image_pa + entry - layout.KIMAGE_VADDR
+        self._entry_pa = kernel.memory.image_pa + entry - kernel.memory.layout.kimage_vaddr
         service = Service("secondary_entry", 1, 0, self._arrive)
         for address in (entry, self._entry_pa):
             kernel.machine.core.add_service(address, service)

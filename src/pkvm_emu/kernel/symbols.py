@@ -37,9 +37,10 @@ class KernelSymbols(State):
         self._kernel = kernel
         #: Functions served in this kernel only; they come before those of the registry.
         self._own: dict[str, registry.KernelFunction] = {}
-        self.next_stub = layout.KIMAGE_VADDR + layout.IMAGE_STUBS
-        self.next_data = layout.KIMAGE_VADDR + layout.IMAGE_DATA
-        self.next_percpu = layout.KIMAGE_VADDR + layout.IMAGE_PERCPU
+        self._image = kernel.memory.layout.kimage_vaddr
+        self.next_stub = self._image + layout.IMAGE_STUBS
+        self.next_data = self._image + layout.IMAGE_DATA
+        self.next_percpu = self._image + layout.IMAGE_PERCPU
         self.addresses: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.symbols.addresses")
         self.sizes: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.symbols.sizes")
         #: Symbols that were linked to a stub which stops the run when it is called.
@@ -105,7 +106,7 @@ class KernelSymbols(State):
 
     def _place_stub(self, name: str, nargs: int, call: Callable[..., Any], in_hook: bool) -> int:
         start = self.next_stub
-        if start + STUB_SIZE > layout.KIMAGE_VADDR + layout.IMAGE_STUBS + layout.IMAGE_STUBS_SIZE:
+        if start + STUB_SIZE > self._image + layout.IMAGE_STUBS + layout.IMAGE_STUBS_SIZE:
             raise EmulatorError(f"no room for a stub of {name}: too many kernel symbols are in use")
         kernel = self._kernel
         words = (0, hvc(SERVICE_IMMEDIATE), ret(), 0)
@@ -121,7 +122,7 @@ class KernelSymbols(State):
             return self._place_percpu(variable)
         address = (self.next_data + 63) & ~63
         self.next_data = address + variable.size
-        if self.next_data > layout.KIMAGE_VADDR + layout.IMAGE_DATA + layout.IMAGE_DATA_SIZE:
+        if self.next_data > self._image + layout.IMAGE_DATA + layout.IMAGE_DATA_SIZE:
             raise EmulatorError(f"no room for {variable.name} in the kernel's data")
         # The address has to be known before the contents are made: a variable may point at itself.
         self.addresses[variable.name] = address
@@ -133,7 +134,7 @@ class KernelSymbols(State):
     def _place_percpu(self, variable: registry.KernelVariable) -> int:
         address = (self.next_percpu + 15) & ~15
         self.next_percpu = address + variable.size
-        first = layout.KIMAGE_VADDR + layout.IMAGE_PERCPU
+        first = self._image + layout.IMAGE_PERCPU
         if self.next_percpu > first + layout.PERCPU_SIZE:
             raise EmulatorError(f"no room for {variable.name} in the per-CPU areas")
         self.sizes[variable.name] = variable.size

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.page_allocator import MAX_ORDER, PAGE_SIZE
 from pkvm_emu.kernel.registry import kernel_part
 from pkvm_emu.machine.state import State, StateDict
@@ -93,7 +92,8 @@ class Vmalloc(State):
 
     def contains(self, va: int) -> bool:
         """Whether an address lies in the vmalloc area (``is_vmalloc_addr``)."""
-        return layout.VMALLOC_START <= va < layout.VMALLOC_END
+        area = self._kernel.memory.layout
+        return area.vmalloc_start <= va < area.vmalloc_end
 
     def _remember(self, va: int, size: int, kind: str, blocks: tuple[tuple[int, int], ...], physical: int = 0) -> None:
         self.areas[va] = Area(size, kind, blocks, physical, self._kernel.machine.engine.read("x30"))

@@ -1,6 +1,6 @@
 """``struct page``: 64 bytes for each page of RAM at ``VMEMMAP_START``, backed when somebody gets to see one.
 
-Modules compute between ``struct page *``, PFN and linear address with the constants they were compiled with (39-bit VAs,
+Modules compute between ``struct page *``, PFN and linear address with the constants they were compiled with (VA_BITS,
 4 KiB pages): page = VMEMMAP_START + ((pa - memstart_addr) >> 12) * 64.
 """
 
@@ -32,7 +32,7 @@ class Vmemmap:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self.start = line_facts(kernel.generation.kernel).vmemmap_start
+        self.start = line_facts(kernel.generation.kernel).vmemmap_start(kernel.memory.layout.va_bits)
 
     def page(self, pa: int) -> int:
         """Address of the ``struct page`` of a physical page; it is readable from then on."""

@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 
 from pkvm_emu.errors import UsageError
 
+_VA_BITS = {"va39": 39, "va48": 48}
+#: What the firmware at EL3 answers; see :mod:`pkvm_emu.hyp.el3`.
+EL3_PROFILES = ("bare", "full")
 _FEATURES = ("hvhe", "lpa2", "pauth", "fgt", "lse", "bti")
 
 
@@ -25,6 +28,8 @@ class MachineProfile:
         ram_base: guest physical address of RAM.
         ram_size: bytes of RAM (a multiple of 2 MiB, at least 64 MiB).
         counter_hz: CNTFRQ_EL0.
+        el3: which firmware is at EL3: ``bare`` (PSCI) or ``full`` (SMCCC 1.2, TRNG, SDEI, FF-A too).
+        va_bits: bits of a kernel address (VA_BITS of the kernel that runs): 39 or 48; None: as its modules were compiled, or 39.
     """
 
     hvhe: bool = True
@@ -37,10 +42,13 @@ class MachineProfile:
     ram_base: int = 0x4000_0000
     ram_size: int = 1 << 30
     counter_hz: int = 62_500_000
+    el3: str = "bare"
+    va_bits: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> MachineProfile:
-        """A profile from ``feature,nofeature,...``: names switch a feature on, ``no`` before a name off.
+        """A profile from ``feature,nofeature,...``: names switch a feature on, ``no`` before a name off; ``va39`` and ``va48``
+        set the bits of a kernel address.
 
         >>> MachineProfile.parse("nohvhe,nolpa2").hvhe
         False
@@ -50,10 +58,13 @@ class MachineProfile:
         """
         profile = cls()
         for word in filter(None, (w.strip().lower() for w in text.split(","))):
+            if word in _VA_BITS:
+                profile = replace(profile, va_bits=_VA_BITS[word])
+                continue
             name, wanted = (word[2:], False) if word.startswith("no") else (word, True)
             if name == "nvhe" or word == "nvhe":
                 name, wanted = "hvhe", False
             if name not in _FEATURES:
-                raise UsageError(f"no machine feature is called {word!r}; there are: {', '.join(_FEATURES)}")
+                raise UsageError(f"no machine feature is called {word!r}; there are: {', '.join((*_FEATURES, *_VA_BITS))}")
             profile = replace(profile, **{name: wanted})
         return profile

@@ -54,7 +54,7 @@ class FunctionTracer(State):
         self._events = system.hyp.part(TraceEvents)
         self._watched: set[int] = set()
         self.frames: StateDict[int, tuple[Frame, ...]] = StateDict(system.machine.journal)
-        text = layout.KIMAGE_VADDR + layout.IMAGE_HYP_TEXT
+        text = system.kernel.memory.image_va(layout.IMAGE_HYP_TEXT)
         system.hyp.part(FunctionTrace).to_kernel = text - system.hyp.entry("hyp_vectors")
 
     def add_module(self, module: LoadedModule) -> None:
@@ -121,4 +121,4 @@ class FunctionTracer(State):
         if module is not None:
             return va - module.hyp_delta
         hyp: Hypervisor = self._system.hyp
-        return va - hyp.entry("hyp_vectors") + layout.KIMAGE_VADDR + layout.IMAGE_HYP_TEXT
+        return va - hyp.entry("hyp_vectors") + self._system.kernel.memory.image_va(layout.IMAGE_HYP_TEXT)

@@ -1,7 +1,7 @@
 """Symbols that Google's SoC drivers export to each other, served where the exporting module is not given.
 
-``phy-exynos-usbdrd-super`` (with an eUSB variant) drives the USB PHY. USB's power domain is switched while its S2MPU driver cannot see
-it, so the PHY driver calls the S2MPU driver back: with true when the PHY is powered, with false before it goes off.
+``phy-exynos-usbdrd-super`` (with an eUSB variant) drives the USB PHY. The power of USB is not switched by runtime PM, so the PHY
+driver calls the S2MPU driver back: with true when the PHY is powered, with false before it goes off.
 
 Sources: ``include/soc/google/exynos_usbdrd.h``, ``drivers/phy/samsung/phy-exynos-usbdrd-super.c`` of the gs kernels.
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from errno import EFAULT, ENOMEM
 
-from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.exports.io import device_load, device_store
 from pkvm_emu.kernel.guest_access import HostFault, load, store
 from pkvm_emu.kernel.kernel import Kernel
@@ -78,7 +77,7 @@ def _user_bytes(kernel: Kernel, address: int, size: int) -> int:
     while done < size:
         step = min(size - done, _PAGE_SIZE - (address + done) % _PAGE_SIZE)
         try:
-            if address + done >= 1 << layout.VA_BITS:
+            if address + done >= 1 << kernel.memory.layout.va_bits:
                 break
             kernel.memory.to_pa(address + done)
         except GuestFault:

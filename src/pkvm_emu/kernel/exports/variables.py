@@ -41,13 +41,13 @@ def kimage_voffset(kernel: Kernel) -> bytes:
 @kernel_variable("physvirt_offset", 8)
 def physvirt_offset(kernel: Kernel) -> bytes:
     """Physical minus virtual address of the linear map."""
-    return _u64(kernel.memory.memstart - layout.PAGE_OFFSET)
+    return _u64(kernel.memory.memstart - kernel.memory.layout.page_offset)
 
 
 @kernel_variable("vabits_actual", 8)
 def vabits_actual(kernel: Kernel) -> bytes:
     """Bits of a kernel address."""
-    return _u64(layout.VA_BITS)
+    return _u64(kernel.memory.layout.va_bits)
 
 
 @kernel_variable("arm64_use_ng_mappings", 1)
