@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from pkvm_emu.arch import ffa, sdei
 from pkvm_emu.arch.bitfield import Field, Register
+from pkvm_emu.arch.psci import psci_name
 
 
 class Owner(IntEnum):
@@ -88,10 +90,6 @@ VENDOR_HYP_KVM_MMIO_GUARD_ENROLL = 0xC600_0006
 VENDOR_HYP_KVM_MMIO_GUARD_MAP = 0xC600_0007
 VENDOR_HYP_KVM_MMIO_GUARD_UNMAP = 0xC600_0008
 VENDOR_HYP_KVM_MEM_RELINQUISH = 0xC600_0009
-FFA_FIRST = 0x60
-FFA_LAST = 0x8F
-"""Function numbers (standard owner) of the Firmware Framework, Arm DEN 0077."""
-
 KNOWN_IDS: dict[int, str] = {
     value: name
     for name, value in sorted(globals().items())
@@ -122,10 +120,35 @@ def kvm_host_number(x0: int) -> int | None:
     return masked - KVM_HOST_ID_BASE if masked >> 16 == KVM_HOST_ID_BASE >> 16 else None
 
 
-def is_ffa(func_id: int) -> bool:
-    """True for an FF-A call (standard owner, functions 0x60 to 0x8f; SMC32 or SMC64)."""
-    fid = FunctionId(func_id)
-    return bool(fid.fast) and fid.owner == Owner.STANDARD and fid.hints == 0 and FFA_FIRST <= fid.func <= FFA_LAST
+OWNER_NAMES: dict[int, str] = {
+    Owner.ARCH: "arch",
+    Owner.CPU: "cpu",
+    Owner.SIP: "sip",
+    Owner.OEM: "oem",
+    Owner.STANDARD: "standard",
+    Owner.STANDARD_HYP: "hyp",
+    Owner.VENDOR_HYP: "vendor-hyp",
+    **dict.fromkeys(range(Owner.TRUSTED_APP, Owner.TRUSTED_APP_LAST + 1), "ta"),
+    **dict.fromkeys(range(Owner.TRUSTED_OS, Owner.TRUSTED_OS_LAST + 1), "tos"),
+}
+"""Short name of each owner; the numbers between are reserved."""
+
+
+def call_name(func_id: int) -> str:
+    """What a function id is called: by its name where the specifications give it one, else by owner and number.
+
+    >>> call_name(0x8400_0063), call_name(0xC400_0003), call_name(0xC200_0834), call_name(0x3200_0001)
+    ('FFA_VERSION', 'PSCI_CPU_ON', 'sip 0x834', 'tos 0x1 (SMC32, yielding)')
+    """
+    value = func_id & 0xFFFF_FFFF & ~SVE_HINT
+    psci = psci_name(value)
+    named = KNOWN_IDS.get(value) or ffa.Ffa.name_of(value) or sdei.Sdei.name_of(value)
+    if named is not None or psci is not None:
+        return named or f"PSCI_{psci}"
+    fid = FunctionId(value)
+    owner = OWNER_NAMES.get(int(fid.owner), f"reserved owner {int(fid.owner)}")
+    kinds = ["SMC32"] * (not fid.smc64) + ["yielding"] * (not fid.fast)
+    return f"{owner} {value & 0xFFFF:#x}" + (f" ({', '.join(kinds)})" if kinds else "")
 
 
 # Stub hypercalls: what the bare EL2 stub answers before the hypervisor is initialised (asm/virt.h).

@@ -6,6 +6,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from pkvm_emu.cli import recording
+from pkvm_emu.cli.boot_options import add_boot_options, read_boot_plan, refuse_nothing_to_run
+from pkvm_emu.cli.el3_options import add_el3_options, load_smc_files
 from pkvm_emu.errors import ModuleError, PkvmEmuError, UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "modules",
         metavar="MODULE",
-        nargs="+",
-        help="a .ko, a source directory, or two objects; name=value sets a parameter",
+        nargs="*",
+        help="a .ko, a source directory, two objects, or the name of a module in the initramfs; name=value sets a parameter",
     )
     parser.add_argument("--android", metavar="N", help="generation: 14, 15, 16 (default: as the module was built)")
     parser.add_argument("--system", choices=("kbuild", "bazel"), help="which tree of a source directory to build")
@@ -45,11 +48,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stub-missing", action="store_true", help="link symbols of absent modules (depends=) to stubs that stop the run"
     )
+    add_boot_options(parser)
     parser.add_argument(
-        "--dtb", metavar="FILE", help="device tree, .dtb or .dts (default: a board made up for the modules)"
+        "--dtb",
+        metavar="FILE",
+        help="device tree, .dtb or .dts, number of one in the images, or none (default: the images' first, else made up)",
     )
+    parser.add_argument(
+        "--mmio",
+        metavar="ADDR:SIZE=MODEL",
+        action="append",
+        default=[],
+        help="model of a device: FILE.py[:CLASS] or a shipped one; without ADDR:SIZE= at the nodes it is compatible with",
+    )
+    parser.add_argument("--mmio-log", action="store_true", help="list every access to a device's registers")
     parser.add_argument("--dts", action="store_true", help="print the device tree as source, and run nothing")
+    add_el3_options(parser)
     parser.add_argument("--explain", action="store_true", help="say why each op, hypercall or access was refused")
+    recording.configure(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -75,42 +91,49 @@ def execute(arguments: argparse.Namespace) -> int:
     """Boot, call, report. The report is printed also when the run ends badly."""
     from dataclasses import replace
 
-    from pkvm_emu.cli.inputs import load_user_symbols, read_given_modules
+    from pkvm_emu.boot_flow import run_plan
+    from pkvm_emu.cli.inputs import load_user_symbols
     from pkvm_emu.cli.run_report import RunReport
-    from pkvm_emu.kernel.command_line import CommandLine
     from pkvm_emu.machine.profile import MachineProfile
-    from pkvm_emu.system import System, choose_generation, choose_profile, run_boot
+    from pkvm_emu.system import System, choose_profile
 
     calls = [parse_call(text) for text in arguments.call]
-    profile = replace(MachineProfile.parse(arguments.machine), ram_size=arguments.ram << 20, cpus=arguments.smp)
-    given = read_given_modules(arguments.modules, arguments.android, arguments.system)
-    files = [module.file for module in given]
-    without = [file.file_name for file in files if not file.has_el2]
-    system = System(choose_generation(arguments.android, files), CommandLine(arguments.cmdline), profile)
+    profile = replace(
+        MachineProfile.parse(arguments.machine),
+        ram_size=arguments.ram << 20,
+        cpus=arguments.smp,
+        el3=arguments.el3,
+    )
+    plan, _ = read_boot_plan(arguments, arguments.modules, arguments.system)
+    files = plan.protected_files or plan.files
+    profile = choose_profile(profile, files)
+    system = System(plan.generation, plan.command_line, profile)
     system.kernel.continues_on_init_failure = arguments.continue_on_init_failure
     system.kernel.stubs_missing = arguments.stub_missing
-    if len(without) == len(files):
-        raise UsageError(f"{without[0]}: has no EL2 code (its .hyp.text is empty), so there is nothing to run at EL2")
+    system.kernel.ignores_versions = arguments.ignore_versions
+    refuse_nothing_to_run(plan)
+    system.add_models(arguments.mmio)
     if arguments.dts:
         from pkvm_emu.kernel.devicetree.source import to_source
 
-        system.set_up_board(files, arguments.dtb)
+        system.set_up_board(files, plan.dtb)
         sys.stdout.write(to_source(system.device_tree))
         return 0
     for path in arguments.kernel:
         load_user_symbols(path, system)
+    load_smc_files(system, arguments.smc)
     system.machine.core.instruction_budget = arguments.max_insns
-    parameters = {module.file.name: module.parameters for module in given}
-    report = RunReport(system, files)
+    recording.begin(arguments, system)
+    report = RunReport(system, files, lists_accesses=arguments.mmio_log)
     failure: PkvmEmuError | None = None
-    profile = choose_profile(profile, files)
     try:
-        run_boot(system, files, parameters=parameters, dtb=arguments.dtb)
+        run_plan(system, plan)
         for name, values in calls:
             report.add_call(name, values, system.call(name, *values))
     except PkvmEmuError as error:
         failure = error
     finally:
+        recording.finish(arguments, system, failure, report.calls)
         _print(report, failure, arguments.json, system.explain(None) if arguments.explain else None)
     if failure is not None:
         raise failure

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pkvm_emu.cli.device_report import iommu_dict, iommu_lines, mmio_dict, mmio_lines
 from pkvm_emu.hyp.op_table import FIRMWARE_OPS
 from pkvm_emu.hyp.registrations import registrations
 
@@ -50,17 +51,30 @@ def _heading(text: str) -> Line:
     return Line(text, "bold")
 
 
+def _section(title: str, lines: Iterable[str]) -> Iterator[Line]:
+    """A heading and its lines; nothing without lines."""
+    for index, text in enumerate(lines):
+        if not index:
+            yield Line("")
+            yield _heading(title)
+        yield Line(text)
+
+
 class RunReport:
     """Collects what a run did; everything but the calls is read from the system when it is printed."""
 
-    def __init__(self, system: System, files: Sequence[ModuleFile]) -> None:
+    def __init__(self, system: System, files: Sequence[ModuleFile], lists_accesses: bool = False) -> None:
         self._system = system
         self._files = files
+        self._lists_accesses = lists_accesses
         self.calls: list[Call] = []
         self._ops: dict[str, int] = {}
+        self._next_listener = system.machine.core.on_service
         system.machine.core.on_service = self._note_service
 
-    def _note_service(self, service: Service, _registers: tuple[int, ...]) -> None:
+    def _note_service(self, service: Service, registers: tuple[int, ...]) -> None:
+        if self._next_listener is not None:
+            self._next_listener(service, registers)
         if service.el == 2 and (service.name.startswith(_OP_PREFIX) or service.name in FIRMWARE_OPS):
             name = service.name.removeprefix(_OP_PREFIX).removesuffix(_OP_SUFFIX)
             self._ops[name] = self._ops.get(name, 0) + 1
@@ -79,6 +93,7 @@ class RunReport:
         """The report line by line."""
         system = self._system
         yield _heading(self._machine_line())
+        yield from self._address_lines()
         yield Line("")
         yield _heading("Boot")
         for name, status, reason in self._outcomes():
@@ -90,10 +105,11 @@ class RunReport:
             yield from self._module_lines(module)
         yield from self._link_lines()
         yield from self._el2_lines()
+        yield from _section("IOMMU", iommu_lines(system))
+        yield from _section("Registers", mmio_lines(system, self._lists_accesses))
         if self.calls:
             yield Line("")
             yield _heading("Calls")
-        yield from self._address_lines()
             for name, arguments, result in self.calls:
                 style = "green" if result.is_success else "bold red"
                 yield Line(f"  {name}({', '.join(f'{a:#x}' for a in arguments)}) = {result}", style)
@@ -125,7 +141,7 @@ class RunReport:
     def _el2_lines(self) -> Iterator[Line]:
         system = self._system
         found = registrations(system.hyp)
-        if not found and not self._ops and not system.hyp.el3.unanswered:
+        if not found and not self._ops and not system.hyp.el3.unanswered and not system.hyp.el3.log:
             return
         yield Line("")
         yield _heading("At EL2")
@@ -135,10 +151,22 @@ class RunReport:
             counts = ", ".join(f"{name} {count}" for name, count in sorted(self._ops.items()))
             yield Line(f"  ops called: {counts}")
         if system.hyp.el3.unanswered:
-            ids = ", ".join(f"{function:#010x}" for function in system.hyp.el3.unanswered)
-            yield Line(f"  SMCs that reached EL3 and were not answered there: {ids}")
+            yield Line("  SMCs that reached EL3 and were not answered there:")
+            for smc in system.hyp.el3.unanswered.values():
+                yield Line(f"    {smc}")
+        for text in system.hyp.el3.log:
+            yield Line(f"  EL3: {text}")
 
     # Facts
+
+    def _address_lines(self) -> Iterator[Line]:
+        running = self._system.kernel.memory.layout.va_bits
+        for file in self._files:
+            found = file.va_bits
+            if found is not None:
+                differs = "" if found.bits == running else f", but this one has {running}"
+                text = f"{file.name} was compiled for a kernel with {found.bits}-bit addresses ({found.reason}){differs}"
+                yield Line(text, "red" if differs else None)
 
     def _machine_line(self) -> str:
         profile = self._system.machine.profile
@@ -159,15 +187,6 @@ class RunReport:
     def _mapped(self, module: LoadedModule) -> list[Mapped]:
         rows = []
         for row in self._system.generation.sections:
-    def _address_lines(self) -> Iterator[Line]:
-        running = self._system.kernel.memory.layout.va_bits
-        for file in self._files:
-            found = file.va_bits
-            if found is not None:
-                differs = "" if found.bits == running else f", but this one has {running}"
-                text = f"{file.name} was compiled for a kernel with {found.bits}-bit addresses ({found.reason}){differs}"
-                yield Line(text, "red" if differs else None)
-
             section = module.file.section(row.elf_name)
             if section is None or not section.size or section.index not in module.layout.placements:
                 continue
@@ -183,6 +202,7 @@ class RunReport:
         system = self._system
         return {
             "generation": system.generation.name,
+            "va_bits": system.kernel.memory.layout.va_bits,
             "boot": [{"module": n, "status": s, "reason": r} for n, s, r in self._outcomes()],
             "deprivileged": system.kernel.deprivileged,
             "secure": system.is_secure,
@@ -202,8 +222,11 @@ class RunReport:
                 for kind, address in registrations(system.hyp)
             ],
             "ops": dict(sorted(self._ops.items())),
-            "va_bits": system.kernel.memory.layout.va_bits,
-            "unanswered_smcs": list(system.hyp.el3.unanswered),
+            "el3": system.hyp.el3.profile,
+            "unanswered_smcs": [smc.as_dict() for smc in system.hyp.el3.unanswered.values()],
+            "el3_log": list(system.hyp.el3.log),
+            "iommu": iommu_dict(system),
+            "mmio": mmio_dict(system),
             "calls": [
                 {"name": name, "arguments": list(arguments), **result._asdict(), "status": result.status}
                 for name, arguments, result in self.calls

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pkvm_emu.cli.boot_options import add_boot_options, read_boot_plan
+from pkvm_emu.cli import recording
+from pkvm_emu.cli.el3_options import add_el3_options, load_smc_files
 from pkvm_emu.errors import EmulatorError, ModuleError, PkvmEmuError, UsageError
 
 if TYPE_CHECKING:
@@ -32,11 +35,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--continue-on-init-failure", action="store_true", help="a failing EL2 init fails the load and does not panic"
     )
     parser.add_argument("--smp", metavar="N", type=int, default=1, help="number of CPUs, 1 to 8 (default 1)")
+    add_boot_options(parser)
     parser.add_argument(
-        "--dtb", metavar="FILE", help="device tree blob of the board (default: made up for the modules)"
+        "--dtb",
+        metavar="FILE",
+        help="device tree, .dtb or .dts, number of one in the images, or none (default: the images' first, else made up)",
     )
     parser.add_argument(
         "--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols"
+    )
+    add_el3_options(parser)
+    recording.configure(parser)
+    parser.add_argument(
+        "--mmio",
+        metavar="ADDR:SIZE=MODEL",
+        action="append",
+        default=[],
+        help="model of a device: FILE.py[:CLASS] or a shipped one; without ADDR:SIZE= at the nodes it is compatible with",
     )
     parser.add_argument("--script", metavar="FILE", help="run this script and end with its status; - is standard input")
     parser.add_argument("--console", action="store_true", help="print the kernel log on standard error as it comes")
@@ -46,37 +61,48 @@ def execute(arguments: argparse.Namespace) -> int:
     """Boot, then run the script or read lines; the status is the script's, or 1 when the system dies."""
     from dataclasses import replace
 
-    from pkvm_emu.cli.inputs import load_user_symbols, read_given_modules
-    from pkvm_emu.kernel.command_line import CommandLine
+    from pkvm_emu.boot_flow import run_plan
+    from pkvm_emu.cli.inputs import load_user_symbols
     from pkvm_emu.machine.profile import MachineProfile
     from pkvm_emu.shell.session import Session
-    from pkvm_emu.system import System, choose_generation, choose_profile, run_boot
+    from pkvm_emu.system import System, choose_profile
 
     script = _read_script(arguments.script)
-    profile = replace(MachineProfile.parse(arguments.machine), ram_size=arguments.ram << 20, cpus=arguments.smp)
-    given = read_given_modules(arguments.modules, arguments.android) if arguments.modules else []
-    files = [module.file for module in given]
-    system = System(choose_generation(arguments.android, files), CommandLine(arguments.cmdline), profile)
+    profile = replace(
+        MachineProfile.parse(arguments.machine),
+        ram_size=arguments.ram << 20,
+        cpus=arguments.smp,
+        el3=arguments.el3,
+    )
+    plan, _ = read_boot_plan(arguments, arguments.modules)
+    profile = choose_profile(profile, plan.protected_files or plan.files)
+    system = System(plan.generation, plan.command_line, profile)
     system.kernel.continues_on_init_failure = arguments.continue_on_init_failure
+    system.kernel.ignores_versions = arguments.ignore_versions
     for path in arguments.kernel:
         load_user_symbols(path, system)
+    system.add_models(arguments.mmio)
+    load_smc_files(system, arguments.smc)
+    recording.begin(arguments, system)
     console = Console(system) if arguments.console else None
-    parameters = {module.file.name: module.parameters for module in given}
+    failure: PkvmEmuError | None = None
     try:
-        run_boot(system, files, parameters=parameters, dtb=arguments.dtb)
-        for outcome in system.boot_report.outcomes:
-            if outcome.reason:
+        run_plan(system, plan)
+        for outcome in [*system.boot_report.outcomes, *system.boot_report.ordinary]:
+            if outcome.status == "failed":
                 _write_error(f"pkvm-emu: boot: {outcome.reason}\n".encode())
-        session = Session(system, _write_output, _write_error, files)
+        session = Session(system, _write_output, _write_error, plan.files)
         try:
             return session.run(script) if script is not None else _converse(session)
         finally:
             session.close()
-    profile = choose_profile(profile, files)
-    except (ModuleError, EmulatorError):
+    except (ModuleError, EmulatorError) as error:
+        failure = error
         if console is None:
             _print_tail(system)
         raise
+    finally:
+        recording.finish(arguments, system, failure)
 
 
 class Console:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pkvm_emu.arch.psci import PSCI_VERSION_1_1, AffinityState, PsciFunction, PsciReturn, is_psci
+from pkvm_emu.arch.smccc import SMCCC_VERSION
 from pkvm_emu.machine.machine import Machine
 from pkvm_emu.machine.power import Entry, PowerState
 from pkvm_emu.machine.state import State
@@ -43,6 +44,8 @@ class El3Psci(State):
         self._machine = machine
         self._power = machine.power
         self.mem_protect = 0
+        #: FEATURES says that SMCCC_VERSION may be asked (firmware since SMCCC 1.1).
+        self.knows_smccc = False
         self._functions: dict[PsciFunction, PsciHandler] = {
             PsciFunction.VERSION: lambda x: PSCI_VERSION_1_1,
             PsciFunction.CPU_SUSPEND: self._cpu_suspend,
@@ -76,6 +79,8 @@ class El3Psci(State):
 
     def _features(self, x: tuple[int, ...]) -> int:
         wanted = x[1] & 0xFFFF_FFFF
+        if wanted == SMCCC_VERSION and self.knows_smccc:
+            return PsciReturn.SUCCESS
         number = wanted & _FUNCTION_MASK
         known = is_psci(wanted) and number <= max(PsciFunction) and PsciFunction(number) in self._functions
         return PsciReturn.SUCCESS if known else PsciReturn.NOT_SUPPORTED

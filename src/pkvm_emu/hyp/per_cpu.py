@@ -80,6 +80,10 @@ class PerCpu(FirmwareData):
             overflow_top=self._stage1.va_of(overflow_pa + layout.OVERFLOW_STACK_SIZE),
         )
 
+    def own_page(self) -> int:
+        """PA of a zeroed page of the hypervisor's own memory."""
+        return self._own_pages(0)
+
     def _own_pages(self, order: int) -> int:
         pa = self._pool.try_alloc(order)
         if pa is None:

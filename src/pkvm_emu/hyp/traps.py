@@ -27,7 +27,6 @@ _MODE_MASK, _MODE_EL0, _MODE_EL1T, _MODE_EL1H = 0x1F, 0x00, 0x04, 0x05
 _PSTATE_EL1H_MASKED = 0x3C5
 _IN_HOST_VECTOR = {_MODE_EL1T: 0x000, _MODE_EL1H: 0x200, _MODE_EL0: 0x400}
 _VECTOR_EL0_32 = 0x600
-_FFA_RANGES = (range(0x8400_0060, 0x8400_00F0), range(0xC400_0060, 0xC400_00F0))
 _SMCCC_HINT = 1 << 16
 
 
@@ -116,11 +115,8 @@ class Traps:
         function = regs[0] & 0xFFFF_FFFF & ~_SMCCC_HINT
         if is_psci(function):
             return self._hyp.psci.relay(function, regs)
-        if any(function in ids for ids in _FFA_RANGES):
-            # The FF-A proxy found no SPMC on this board: everything is NOT_SUPPORTED.
-            regs[0] = SMCCC_RET_NOT_SUPPORTED
-            regs[1] = regs[2] = regs[3] = 0
-            return 0
+        if self._hyp.ffa.owns(function):
+            return self._hyp.ffa.relay(function, regs)
         return 1
 
     # Memory aborts

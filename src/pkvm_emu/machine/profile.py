@@ -65,6 +65,8 @@ class MachineProfile:
             if name == "nvhe" or word == "nvhe":
                 name, wanted = "hvhe", False
             if name not in _FEATURES:
-                raise UsageError(f"no machine feature is called {word!r}; there are: {', '.join((*_FEATURES, *_VA_BITS))}")
-            profile = replace(profile, **{name: wanted})
+                raise UsageError(
+                    f"no machine feature is called {word!r}; there are: {', '.join((*_FEATURES, *_VA_BITS))}"
+                )
+            profile = replace(profile, **{name: wanted})  # type: ignore[arg-type]
         return profile

@@ -34,8 +34,14 @@ def arm_smccc_hvc(kernel: Kernel, a0: Ptr, a1: Ptr, a2: Ptr, a3: Ptr, a4: Ptr, a
 @kernel_symbol("__arm_smccc_smc", runs_guest=True)
 def arm_smccc_smc(kernel: Kernel, a0: Ptr, a1: Ptr, a2: Ptr, a3: Ptr, a4: Ptr, a5: Ptr, a6: Ptr, a7: Ptr) -> None:
     """An SMC with x0..x7."""
-    sp = kernel.machine.engine.read("sp")
-    _finish(kernel, sp, kernel.smc(a0, a1, a2, a3, a4, a5, a6, a7))
+    engine, core = kernel.machine.engine, kernel.machine.core
+    sp = engine.read("sp")
+    outer, core.smc_caller = core.smc_caller, engine.read("x30") - 4
+    try:
+        results = kernel.smc(a0, a1, a2, a3, a4, a5, a6, a7)
+    finally:
+        core.smc_caller = outer
+    _finish(kernel, sp, results)
 
 
 @kernel_symbol("__arm_smccc_sve_check")
