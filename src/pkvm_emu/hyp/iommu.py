@@ -40,6 +40,7 @@ class Iommu(State):
         ops: hyp VA of the driver's ``struct kvm_iommu_ops``; 0 before one is initialised.
         domains_root: hyp VA of the root table of domains; EL2 takes it from the host's variable when the driver is initialised.
         power_domains: hyp VA of the ``struct kvm_hyp_iommu`` by device id of its HVC power domain.
+        attached: the domain by ``(IOMMU, endpoint, PASID)``, as attached by hypercalls; only reports look at it.
         follows: the driver is told of changes of the host's stage-2.
         scratch: hyp VA of EL2 memory for what the core keeps on its stack or per CPU; 0 before a driver is initialised.
     """
@@ -52,6 +53,7 @@ class Iommu(State):
         self.follows = False
         self.scratch = 0
         self.power_domains: StateDict[int, int] = StateDict(hyp.machine.journal)
+        self.attached: StateDict[tuple[int, int, int], int] = StateDict(hyp.machine.journal)
         self._host_pool = ExternalPool(hyp, "IOMMU", _HOST_POOL_ORDER)
         self._atomic_pool = ExternalPool(hyp, "atomic IOMMU", _ATOMIC_POOL_ORDER)
         self._aborts = IommuAborts(hyp, self._wants_abort, self._handle_abort)

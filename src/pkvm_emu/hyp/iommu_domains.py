@@ -117,6 +117,8 @@ class IommuDomains:
         error = self._driver.call_int("attach_dev", iommu, domain, endpoint, pasid, bits, *extra)
         if error:
             self._put(domain)
+        else:
+            self._core.attached[iommu_id, endpoint, pasid] = domain_id
         return error
 
     def detach(self, iommu_id: int, domain_id: int, endpoint: int, pasid: int) -> int:
@@ -130,6 +132,7 @@ class IommuDomains:
         error = self._driver.call_int("detach_dev", iommu, domain, endpoint, pasid)
         if not error:
             self._put(domain)
+            self._core.attached.pop((iommu_id, endpoint, pasid), None)
         return error
 
     # Mappings

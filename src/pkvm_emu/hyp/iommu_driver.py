@@ -49,7 +49,7 @@ class IommuDriver:
         kcfi = 0
         if flavour != "none" and self._rules is not None:
             kcfi = kcfi_type_id(self._rules.prototypes[name], normalised=flavour == "normalised")
-        return call_driver(self._hyp, self.function(name), kcfi, *args)
+        return call_driver(self._hyp, self.function(name), kcfi, *args, table=self.address, name=name)
 
     def call_int(self, name: str, *args: int) -> int:
         """Call a member that returns an ``int``."""

@@ -113,7 +113,9 @@ class PkvmIommuDriver:
         function = self.function(name)
         if not function:
             return 0
-        return ((call_driver(self._hyp, function, 0, *args) & 0xFFFF_FFFF) ^ 1 << 31) - (1 << 31)
+        return ((call_driver(self._hyp, function, 0, *args, table=self.ops, name=name) & 0xFFFF_FFFF) ^ 1 << 31) - (
+            1 << 31
+        )
 
 
 class PkvmIommu:

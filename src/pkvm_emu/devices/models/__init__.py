@@ -18,6 +18,8 @@ SHIPPED: dict[str, tuple[str, str]] = {
 #: By string of ``compatible``: the name. The files are imported only where a board has such a node.
 COMPATIBLES: dict[str, str] = {
     "arm,smmu-v3": "smmu-v3",
+    # What MediaTek's driver looks for in the strings of its SMMUs, on the board that is made up for it.
+    **dict.fromkeys(("mm-smmu", "apu-smmu", "soc-smmu", "gpu-smmu"), "smmu-v3"),
     "google,s2mpu": "google-s2mpu",
     "google,s2mpu-v9": "google-s2mpu-v9",
     "google,sysmmu_sync": "google-sysmmu-sync",

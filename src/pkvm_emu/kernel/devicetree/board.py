@@ -142,7 +142,8 @@ class Board:
             stem = text.partition("%")[0]
             for number in range(_ALIASES):
                 if f"{stem}{number}" not in aliases.properties:
-                    node = self._device(f"{stem}{number}", wants)
+                    kind = wants.kinds[number] if number < len(wants.kinds) else f"{stem}{number}"
+                    node = self._device(kind, wants)
                     aliases.set(f"{stem}{number}", node.path)
                     added.append(node)
 

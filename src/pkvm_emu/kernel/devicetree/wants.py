@@ -16,6 +16,7 @@ from pkvm_emu.kernel.devicetree.layouts import MATCH_COMPATIBLE, MATCH_DATA, MAT
 
 _R_CALL26, _R_JUMP26 = 283, 282
 _R_ADD_LO12, _R_ABS64 = 277, 257
+_STT_FUNC = 2
 _CALLER_SAVED = 18
 _SCAN_LIMIT = 400
 _ALIAS = re.compile(r"^of:N(?P<name>[^T]*)T(?P<type>[^C]*)C(?P<compatible>.+)$")
@@ -86,6 +87,8 @@ class Wants:
         nodes: compatible strings that nodes are looked up by.
         properties: by name, in the order of the code; the most telling reader wins.
         formats: strings with a ``%d`` that begin an alias' name.
+        kinds: strings that a function of the module looks for in ``compatible``, in the order of the code: the kinds of device
+            that it tells apart.
         windows: how many entries of ``reg`` it looks at.
         interrupts: how many interrupts it looks at.
     """
@@ -94,6 +97,7 @@ class Wants:
     nodes: list[str] = field(default_factory=list)
     properties: dict[str, Property] = field(default_factory=dict)
     formats: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
     windows: int = 1
     interrupts: int = 1
 
@@ -167,6 +171,8 @@ class _Code:
         self._data = file.sections[section].data
         self._adds: dict[int, tuple[int, int]] = {}
         self._calls: list[tuple[int, str]] = []
+        self._section = section
+        self._comparers: set[int] = set()
         for entry in file.object.relocations_of(section):
             symbol = file.symbols[entry.symbol]
             if entry.type == _R_ADD_LO12 and symbol.in_section:
@@ -194,13 +200,33 @@ class _Code:
                 wants.interrupts = max(wants.interrupts, self._number(offset, _INTERRUPTS[name]) + 1)
             elif name in _READERS:
                 self._reader(offset, name, wants)
+        if self._comparers:
+            self._compared(wants)
         return paths
+
+    def _compared(self, wants: Wants) -> None:
+        """Constant strings that go to the module's own functions which read ``compatible``."""
+        for offset in range(0, len(self._data) & ~3, 4):
+            word = self._word(offset)
+            if word >> 26 != 0x25 or offset + ((word & 0x3FF_FFFF ^ 1 << 25) - (1 << 25) << 2) not in self._comparers:
+                continue
+            for register in range(4):
+                text = self._string(offset, register)
+                if text and _COMPATIBLE.match(text) and text not in wants.kinds:
+                    wants.kinds.append(text)
+
+    def _function_of(self, offset: int) -> int:
+        """Where the function that an instruction lies in begins."""
+        starts = (one.value for one in self._file.symbols if one.shndx == self._section and one.type == _STT_FUNC)
+        return max((start for start in starts if start <= offset), default=0)
 
     def _reader(self, offset: int, function: str, wants: Wants) -> None:
         register, kind = _READERS[function]
         name = self._string(offset, register)
         if not name or not _NAME.match(name):
             return
+        if name == "compatible":
+            self._comparers.add(self._function_of(offset))
         found = Property(name, kind)
         if kind in _COUNTED:
             found = found._replace(length=max(self._constant(offset, 3) or 1, 1) if function.endswith("_array") else 1)
