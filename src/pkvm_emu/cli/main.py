@@ -17,6 +17,7 @@ COMMANDS = (
     ("run", "pkvm_emu.cli.run", "boot with a module, call its hypercalls, print what happened"),
     ("shell", "pkvm_emu.cli.shell", "boot with modules and type at the system: files, modules, hypercalls, dmesg"),
     ("inspect", "pkvm_emu.cli.inspect", "show what a module binary is, calls and needs, without running it"),
+    ("test", "pkvm_emu.cli.test", "run declarative cases (*.pkvm.toml): what to boot, do, and expect"),
     ("build", "pkvm_emu.cli.build", "build a module's sources (Makefile or DDK tree) into a .ko"),
     ("kdir", "pkvm_emu.cli.kdir", "print the directory to give as KDIR to the documented Makefile"),
     ("example", "pkvm_emu.cli.example", "copy the sample module's sources to start from"),

@@ -5,7 +5,7 @@ It is loaded with the package (entry point ``pytest11``) and imports the emulato
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,31 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     pool = config.stash.get(_POOL, None)
     if pool is not None:
         pool.close()
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """``*.pkvm.toml`` files are tests."""
+    if not file_path.name.endswith(".pkvm.toml"):
+        return None
+    from pkvm_emu.testing.cases.collect import CaseFileCollector
+    from pkvm_emu.testing.recipe import generations
+
+    collector: CaseFileCollector = CaseFileCollector.from_parent(parent, path=file_path)
+    option = parent.config.getoption("--pkvm-android")
+    collector.chosen = None if option is None else generations(option)
+    collector.boot = _boot_case
+    return collector
+
+
+def _boot_case(item: pytest.Item, recipe: Recipe) -> System:
+    return _watch(item).add(_pool(item.config).system(recipe))
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """The systems of a test are watched no more."""
+    watched = item.stash.get(_WATCHED, None)
+    if watched is not None:
+        watched.release()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -94,7 +119,7 @@ def pkvm_recipe(request: pytest.FixtureRequest) -> Recipe:
 
 
 @pytest.fixture
-def pkvm_boot(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> Iterator[Callable[..., System]]:
+def pkvm_boot(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> Callable[..., System]:
     """``pkvm_boot(cmdline=..., android=..., modules=[...], dtb=..., ...)``: boots what the test says, changed by the arguments.
 
     Systems come from the pool: booted once, brought back for each call.
@@ -112,20 +137,17 @@ def pkvm_boot(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> Iterator[C
         recipe = settings.recipe_for(request.config, marked, directory, android)
         return watched.add(pool.system(recipe))
 
-    yield boot
-    watched.release()
+    return boot
 
 
 @pytest.fixture
-def pkvm_system(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> Iterator[System]:
+def pkvm_system(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> System:
     """A booted system with the test's modules, as right after the boot whatever other tests did."""
     watched = _watch(request.node)
     try:
-        system = watched.add(_pool(request.config).system(pkvm_recipe))
+        return watched.add(_pool(request.config).system(pkvm_recipe))
     except PkvmEmuError as error:
         pytest.fail(f"the boot of {_words(pkvm_recipe)} ended with: {error}", pytrace=False)
-    yield system
-    watched.release()
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ class WatchedSystems:
         """Watch no more (the pool may give the systems to the next test)."""
         for watched in self._watched:
             watched.system.hyp.ops.forget(watched.ops)
+        self._watched.clear()
 
     def figures(self) -> list[tuple[str, object]]:
         """Properties for the JUnit file."""
@@ -76,6 +77,11 @@ class WatchedSystems:
 
 
 def _trace(system: System) -> str:
+    from pkvm_emu.kernel.tracing.buffer import HypTrace
+
+    # Reading loads a buffer where there is none, and nothing could be in it.
+    if not system.kernel.protected or not system.kernel.part(HypTrace).is_loaded:
+        return ""
     try:
         return system.trace_pipe.read()
     except PkvmEmuError:

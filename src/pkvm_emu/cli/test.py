@@ -1,0 +1,100 @@
+"""``pkvm-emu test``: run declarative cases (``*.pkvm.toml``) without pytest."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pkvm_emu.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pkvm_emu.testing.results import CaseResult
+
+_MARKS = {"passed": "ok     ", "failed": "FAILED ", "error": "ERROR  ", "skipped": "skipped"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options of ``test``."""
+    parser.add_argument(
+        "places", metavar="FILE|DIR", nargs="*", default=["."], help="case files, or directories to look for them"
+    )
+    parser.add_argument("--android", metavar="N,...", help="run on these generations only: 14, 15, 16, or all")
+    parser.add_argument("-k", dest="only", metavar="TEXT", default="", help="run cases whose names contain TEXT")
+    parser.add_argument("-n", dest="processes", metavar="N", default="1", help="processes; auto: one a processor")
+    parser.add_argument("--shard", metavar="I/N", help="run part I of N (parts on several machines, merged later)")
+    parser.add_argument("--results", metavar="FILE", help="write the results as JSON, for --merge")
+    parser.add_argument(
+        "--merge", metavar="FILE", action="append", default=[], help="run nothing: report the results of shards"
+    )
+    parser.add_argument("-q", dest="quiet", action="store_true", help="print what failed and the last line only")
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run, or merge; print; write the reports."""
+    from pkvm_emu.testing import results as of
+
+    if arguments.merge:
+        found = of.in_order(result for name in arguments.merge for result in of.load(Path(name)))
+        if not arguments.json:
+            for result in found:
+                _print_result(result, arguments.quiet)
+    else:
+        found = _run(arguments)
+    if arguments.results:
+        _write(arguments.results, of.dump(found))
+    if arguments.json:
+        sys.stdout.write(of.dump(found))
+    else:
+        print(_summary(found))
+    return of.exit_code(found)
+
+
+def _run(arguments: argparse.Namespace) -> list[CaseResult]:
+    from pkvm_emu.testing.batch import Batch, Shard
+    from pkvm_emu.testing.recipe import generations
+
+    batch = Batch(
+        [Path(place) for place in arguments.places],
+        generations(arguments.android) if arguments.android else None,
+        Shard.parse(arguments.shard) if arguments.shard else None,
+        arguments.only,
+    )
+    if not batch.jobs and not batch.broken:
+        raise UsageError("no case is left to run (-k, --android, --shard)")
+    progress = None if arguments.json else lambda result: _print_result(result, arguments.quiet)
+    return batch.run(_processes(arguments.processes), progress)
+
+
+def _processes(text: str) -> int:
+    if text == "auto":
+        return os.cpu_count() or 1
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise UsageError(f"-n {text}: write a number of processes, or auto")
+    return int(text)
+
+
+def _print_result(result: CaseResult, quiet: bool) -> None:
+    if quiet and not result.is_bad:
+        return
+    print(f"{_MARKS[result.outcome]} {result.file}:{result.line} {result.title}", flush=True)
+    for message in result.messages:
+        print(f"  {result.file}:{message.line}: {message.text}")
+
+
+def _summary(found: Sequence[CaseResult]) -> str:
+    counts = {name: sum(1 for result in found if result.outcome == name) for name in _MARKS}
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"{len(found)} cases: {told}" if found else "no cases"
+
+
+def _write(name: str, text: str) -> None:
+    try:
+        Path(name).write_text(text)
+    except OSError as error:
+        raise UsageError(f"{name}: {error.strerror}") from error
