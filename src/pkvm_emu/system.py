@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.generation import EVENTS_SECTION, PRINTK_SECTION, Generation
+from pkvm_emu.boot_flow import run_plan
+from pkvm_emu.boot_plan import given_modules, open_initramfs, plan_boot
 from pkvm_emu.choose import choose_generation, choose_profile
 from pkvm_emu.cpus import SystemCpu, run_on
 from pkvm_emu.devices.standard import StandardDevices
@@ -26,16 +28,16 @@ from pkvm_emu.errors import ModuleError, UsageError
 from pkvm_emu.host import Host
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.hypervisor import register_all as register_hyp
-from pkvm_emu.kernel import announce, layout
-from pkvm_emu.kernel.boot import BootReport, boot_protected_modules, load_without_protection
+from pkvm_emu.kernel import layout
+from pkvm_emu.kernel.boot import BootReport
 from pkvm_emu.kernel.command_line import CommandLine
-from pkvm_emu.kernel.console import touch_uart
 from pkvm_emu.kernel.devicetree.irq import Interrupts
 from pkvm_emu.kernel.devicetree.mmio import MmioWindows
 from pkvm_emu.kernel.devicetree.setup import BoardSetup
 from pkvm_emu.kernel.devicetree.tree import TreeNode
 from pkvm_emu.kernel.hyp_panic import HypPanicHandler
 from pkvm_emu.kernel.kernel import Kernel
+from pkvm_emu.kernel.modprobe import Modprobe
 from pkvm_emu.kernel.modules import LoadedModule
 from pkvm_emu.machine.machine import Machine
 from pkvm_emu.machine.profile import MachineProfile
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from pkvm_emu.devices.loading import MmioSpec
     from pkvm_emu.explain import Explanations
     from pkvm_emu.kernel.fs import FileSystem
+    from pkvm_emu.kernel.initramfs.image import Initramfs
     from pkvm_emu.tracing.functions import FunctionTracer
     from pkvm_emu.tracing.pipe import TracePipe
     from pkvm_emu.tracing.timeline import Timeline
@@ -56,8 +59,6 @@ if TYPE_CHECKING:
     from pkvm_emu.vm import VirtualMachine
 
 HCALL_BASE = 0xC600_0000
-#: What stage-2 maps in one entry at level 2.
-_BLOCK = 2 << 20
 ModuleSource = str | Path | ModuleFile
 
 
@@ -93,7 +94,8 @@ class System:
         devices: the UART and the clock of the board.
         host: accesses, hypercalls and SMCs of a host that attacks.
         mmio: the devices behind the windows of the board, and the log of accesses to them.
-        boot_report: what happened to each protected module.
+        boot_report: what happened to each module of the boot.
+        modprobe: the modules at hand, and loading one by its name: ``system.modprobe.load("foo")``.
     """
 
     def __init__(self, gen: Generation, command_line: CommandLine, profile: MachineProfile) -> None:
@@ -125,6 +127,7 @@ class System:
         self.pages = Pages(self.hyp)
         self.host = Host(self)
         self.boot_report = BootReport(self.machine.journal)
+        self.modprobe = Modprobe(self.kernel)
         self._function_tracer: FunctionTracer | None = None
         self._recording: tuple[Timeline, Recording] | None = None
         if traces_functions:
@@ -404,7 +407,10 @@ def boot(
     deprivilege: bool = True,
     continue_on_init_failure: bool = False,
     stub_missing: bool = False,
-    dtb: str | Path | TreeNode | None = None,
+    ignore_versions: bool = False,
+    initramfs: str | Path | Sequence[str | Path] | Initramfs | None = None,
+    load_modules: bool = False,
+    dtb: str | Path | int | TreeNode | None = None,
     mmio: Sequence[MmioSpec] = (),
     timeline: bool = False,
     el3: str | None = None,
@@ -414,16 +420,21 @@ def boot(
 
     Args:
         android: the generation (``16``, ``"android16-6.12"``); None: as the modules were built.
-        modules: paths or :class:`ModuleFile` objects. Without ``kvm-arm.protected_modules=`` on the command line all
-            of them are protected modules, in this order; with it they are the files that its names are looked up in.
-        cmdline: the kernel command line.
+        modules: paths, :class:`ModuleFile` objects, or names of modules in the initramfs. Without
+            ``kvm-arm.protected_modules=`` in ``cmdline`` all of them are protected modules, in this order but each behind
+            those that it needs; with it they are the files that its names are looked up in.
+        cmdline: the kernel command line, behind that of the images.
         profile: the machine.
         deprivilege: go on to deprivilege the host; False stops right before (modules may still be loaded then).
         continue_on_init_failure: an EL2 init that fails fails the load; False: as the generation does it (android16's error
             path makes the hypervisor panic).
         stub_missing: symbols of modules that a module depends on and that are not given are linked to stubs that stop the
             run when they are called; False: its load fails with -ENOENT, as in the kernel.
-        dtb: the device tree: a ``.dtb`` or ``.dts`` file, or a tree; None: a board made up for the modules.
+        ignore_versions: link symbols of other modules whatever their versions (CRCs).
+        initramfs: archives and Android boot images, later ones over earlier ones; see :class:`Initramfs`.
+        load_modules: load the ordinary modules of the initramfs' ``modules.load`` after deprivilege.
+        dtb: the device tree: a ``.dtb`` or ``.dts`` file, a tree, the number of one in the images, or ``"none"``; None: the
+            first one in the images, else a board made up for the modules.
         mmio: models of devices, as for :meth:`System.add_models`.
         timeline: record what runs from the beginning (:attr:`System.timeline`).
         el3: the firmware, ``bare`` or ``full``; None: as the profile of the machine says.
@@ -433,19 +444,22 @@ def boot(
         The booted system. A module that fails does not raise here: the boot goes on, insecure, as on a device, and
         ``boot_report`` says why. What ends a device (a hypervisor panic, an oops) does raise.
     """
-    files = [read_module(module) for module in modules]
-    machine = choose_profile(profile or MachineProfile(), files)
+    image = open_initramfs(initramfs)
+    files, names = given_modules(modules, image)
+    plan = plan_boot(android, files, cmdline, names=names, image=image, dtb=dtb, load_modules=load_modules)
+    machine = choose_profile(profile or MachineProfile(), plan.protected_files if image else files)
     if el3 is not None:
         machine = replace(machine, el3=el3)
-    system = System(choose_generation(android, files), CommandLine(cmdline), machine)
+    system = System(plan.generation, plan.command_line, machine)
     system.kernel.continues_on_init_failure = continue_on_init_failure
     system.kernel.stubs_missing = stub_missing
+    system.kernel.ignores_versions = ignore_versions
     system.add_models(mmio)
     for path in smc:
         system.add_smc(path)
     if timeline:
         system.record_timeline()
-    run_boot(system, files, deprivilege, dtb=dtb)
+    run_plan(system, plan, deprivilege)
     return system
 
 
@@ -461,25 +475,8 @@ def run_boot(
     ``parameters`` are further module parameters by module name, applied after those of the command line. ``dtb`` is as for
     :func:`boot`.
     """
-    system.set_up_board(files, dtb)
     line = system.kernel.command_line
-    names = line.protected_modules
-    if "kvm-arm.protected_modules" not in line:
-        names = [file.name for file in files]
-    announce.start(system.kernel)
-    announce.hypervisor_ready(system.kernel)
-    if "hyp_event" in line or "hyp_trace_printk" in line:
-        from pkvm_emu.kernel.tracing.early import start
-
-        start(system.kernel, system.hyp)
-    by_name = {file.name: file for file in files}
-    load = boot_protected_modules if system.kernel.protected else load_without_protection
-    load(system.kernel, names, by_name, system.boot_report, parameters or {})
-    if deprivilege and system.kernel.protected:
-        announce.before_deprivilege(system.kernel)
-        system.kernel.deprivilege()
-        touch_uart(system.kernel)
-    system.kernel.pages.leave(_BLOCK)
+    run_plan(system, plan_boot(system.generation, files, str(line), dtb=dtb, parameters=parameters), deprivilege)
 
 
 __all__ = ["ModuleError", "Modules", "System", "boot", "choose_generation", "choose_profile", "read_module", "run_boot"]

@@ -84,7 +84,7 @@ def test_module_without_el2_code_needs_no_table():
 
 
 def test_imported_call_is_patched_for_el2_addresses():
-    word = hyprel.hyp_import_word(0x94000000, HypImport(BASE, "f", BASE), HYP + 0x1000, HYP - 0x40)
+    word = hyprel.hyp_import_word(0x94000000, HypImport(BASE, "f", BASE, 283), HYP + 0x1000, HYP - 0x40)
     assert (word >> 26, IMM26.decode(word) * 4) == (0x25, -0x1040)
     with pytest.raises(RelocationError, match=r"EL2 call of f .* beyond ±128 MiB"):
-        hyprel.hyp_import_word(0x94000000, HypImport(BASE, "f", BASE), HYP, HYP + 0x800_0000)
+        hyprel.hyp_import_word(0x94000000, HypImport(BASE, "f", BASE, 283), HYP, HYP + 0x800_0000)

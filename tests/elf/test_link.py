@@ -134,7 +134,7 @@ def test_hyp_call_of_another_module_is_recorded_and_gets_no_island():
     text = elf.text(".hyp.text", NOP, 0x94000000, align=4096)
     elf.rela(text, (4, 283, elf.symbol("__kvm_nvhe_other"), 0))
     image = linked(elf, lambda name: BASE + (1 << 32))
-    assert image.hyp_imports == [(image.section_va(".hyp.text") + 4, "__kvm_nvhe_other", BASE + (1 << 32))]
+    assert image.hyp_imports == [(image.section_va(".hyp.text") + 4, "__kvm_nvhe_other", BASE + (1 << 32), 283)]
     assert image.read_int(image.section_va(".hyp.text") + 4, 4) == 0x94000000
 
 

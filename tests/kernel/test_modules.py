@@ -74,7 +74,7 @@ def test_symbols_come_from_the_modules_that_export_them(system: System, pair) ->
 
 
 def test_a_missing_exporter_is_an_unknown_symbol(system: System, pair) -> None:
-    with pytest.raises(ModuleLoadError, match=r"unknown symbol shared_(value|add).*load exporter first") as error:
+    with pytest.raises(ModuleLoadError, match=r"unknown symbol shared_(value|add).*give exporter before it") as error:
         system.load(pair[1])
     assert error.value.errno == -2
     assert "importer: Unknown symbol shared_" in system.dmesg

@@ -105,6 +105,8 @@ class BootRules:
         hyp_stack_bytes: stack of a CPU at EL2 (one page below android16 was not read).
         register_call_place: file and line of the WARN of a refused ``__pkvm_register_el2_call`` (6.12.23; empty where it
             was not read).
+        patches_el2_imports: EL2 calls to functions of other modules are relocated when the EL2 half is loaded.
+        import_order_place: file and line of the WARN about a function above its caller at EL2.
     """
 
     clear_firmware_message: str
@@ -115,6 +117,8 @@ class BootRules:
     iommu_and_devices: bool
     hyp_stack_bytes: int
     register_call_place: str = ""
+    patches_el2_imports: bool = False
+    import_order_place: str = ""
 
 
 FAULTS = {
@@ -239,5 +243,7 @@ BOOT = {
         iommu_and_devices=True,
         hyp_stack_bytes=8192,
         register_call_place="arch/arm64/kvm/pkvm.c:1482",
+        patches_el2_imports=True,
+        import_order_place="arch/arm64/kvm/pkvm.c:1184",
     ),
 }

@@ -12,6 +12,7 @@ from pkvm_emu.elf.module_file import ModuleFile, read_input
 from pkvm_emu.errors import UsageError
 
 if TYPE_CHECKING:
+    from pkvm_emu.kernel.initramfs.module_directory import ModuleDirectory
     from pkvm_emu.system import System
 
 _BUILD_FILES = ("Makefile", "Kbuild", "BUILD.bazel", "BUILD")
@@ -19,14 +20,17 @@ _BUILD_FILES = ("Makefile", "Kbuild", "BUILD.bazel", "BUILD")
 
 @dataclass(slots=True)
 class GivenModule:
-    """One module, and the ``name=value`` words that followed it."""
+    """One module, and the ``name=value`` words that followed it; ``from_image``: it was named, and lies in the initramfs."""
 
     file: ModuleFile
     parameters: list[tuple[str, str | None]] = field(default_factory=list)
     built_from: Path | None = None
+    from_image: bool = False
 
 
-def read_given_modules(words: list[str], android: str | None, system: str | None = None) -> list[GivenModule]:
+def read_given_modules(
+    words: list[str], android: str | None, system: str | None = None, image: ModuleDirectory | None = None
+) -> list[GivenModule]:
     """The modules that positional arguments name, in order.
 
     Args:
@@ -34,6 +38,7 @@ def read_given_modules(words: list[str], android: str | None, system: str | None
             ``name=value`` parameters of the module before them.
         android: the generation to build sources for.
         system: ``kbuild`` or ``bazel``: which tree to build where a directory has both.
+        image: the modules of the initramfs: a word that is no path may be the name of one.
 
     Raises:
         UsageError: a word that is none of these.
@@ -54,6 +59,10 @@ def read_given_modules(words: list[str], android: str | None, system: str | None
                 raise UsageError(f"{word}: a parameter comes after the module that it is for")
             name, _, value = word.partition("=")
             given[-1].parameters.append((name, value))
+        elif image is not None and not path.exists() and (found := image.module(word)) is not None:
+            given.append(GivenModule(found, from_image=True))
+        elif image is not None and not path.exists() and not path.suffix:
+            raise UsageError(f"{word}: neither a file nor a module of the initramfs")
         else:
             given.append(GivenModule(ModuleFile.load(path)))
     if objects:

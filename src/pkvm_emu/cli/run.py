@@ -104,7 +104,7 @@ def execute(arguments: argparse.Namespace) -> int:
         cpus=arguments.smp,
         el3=arguments.el3,
     )
-    plan, _ = read_boot_plan(arguments, arguments.modules, arguments.system)
+    plan = read_boot_plan(arguments, arguments.modules, arguments.system)
     files = plan.protected_files or plan.files
     profile = choose_profile(profile, files)
     system = System(plan.generation, plan.command_line, profile)

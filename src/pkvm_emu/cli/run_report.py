@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pkvm_emu.cli.device_report import iommu_dict, iommu_lines, mmio_dict, mmio_lines
+from pkvm_emu.cli.report_boot import boot_facts, image_lines, ordinary_lines, outcome_facts, outcome_lines
 from pkvm_emu.hyp.op_table import FIRMWARE_OPS
 from pkvm_emu.hyp.registrations import registrations
+from pkvm_emu.kernel.boot import ModuleOutcome
 
 if TYPE_CHECKING:
     from pkvm_emu.elf.module_file import ModuleFile
@@ -96,11 +98,15 @@ class RunReport:
         yield from self._address_lines()
         yield Line("")
         yield _heading("Boot")
-        for name, status, reason in self._outcomes():
-            yield Line(f"  {status:<8} {name}" + (f": {reason}" if reason else ""), _STYLE_OF_STATUS.get(status))
+        for outcome in self._outcomes():
+            for text in outcome_lines(outcome):
+                yield Line(text, _STYLE_OF_STATUS.get(outcome.status))
         yield Line("  the host is " + ("deprivileged" if system.kernel.deprivileged else "not deprivileged"))
         if system.kernel.deprivileged and not system.is_secure:
             yield Line("  the system is insecure: protected VMs are refused", "red")
+        for text in ordinary_lines(system):
+            yield Line(text)
+        yield from _section("Images", image_lines(system))
         for module in system.modules.values():
             yield from self._module_lines(module)
         yield from self._link_lines()
@@ -175,14 +181,13 @@ class RunReport:
         ram = f"{profile.ram_size >> 20} MiB at {profile.ram_base:#x}"
         return f"{self._system.generation.name}, {mode}, {' '.join(features)}, {profile.cpus} CPU, {ram}"
 
-    def _outcomes(self) -> Iterator[tuple[str, str, str]]:
-        known = set()
-        for outcome in self._system.boot_report.outcomes:
-            known.add(outcome.name)
-            yield outcome.name, outcome.status, outcome.reason
+    def _outcomes(self) -> Iterator[ModuleOutcome]:
+        report = self._system.boot_report
+        yield from report.outcomes
+        known = {outcome.name.replace("-", "_") for outcome in [*report.outcomes, *report.ordinary]}
         for module in self._system.modules.values():
             if module.name not in known:
-                yield module.name, "stopped" if module.status == "stopped" else module.status, ""
+                yield ModuleOutcome(module.name, module.status)
 
     def _mapped(self, module: LoadedModule) -> list[Mapped]:
         rows = []
@@ -203,7 +208,8 @@ class RunReport:
         return {
             "generation": system.generation.name,
             "va_bits": system.kernel.memory.layout.va_bits,
-            "boot": [{"module": n, "status": s, "reason": r} for n, s, r in self._outcomes()],
+            "boot": [outcome_facts(outcome) for outcome in self._outcomes()],
+            **boot_facts(system),
             "deprivileged": system.kernel.deprivileged,
             "secure": system.is_secure,
             "modules": [

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pkvm_emu.cli.boot_options import add_boot_options, read_boot_plan
 from pkvm_emu.cli import recording
+from pkvm_emu.cli.boot_options import add_boot_options, read_boot_plan
 from pkvm_emu.cli.el3_options import add_el3_options, load_smc_files
 from pkvm_emu.errors import EmulatorError, ModuleError, PkvmEmuError, UsageError
 
@@ -74,7 +74,7 @@ def execute(arguments: argparse.Namespace) -> int:
         cpus=arguments.smp,
         el3=arguments.el3,
     )
-    plan, _ = read_boot_plan(arguments, arguments.modules)
+    plan = read_boot_plan(arguments, arguments.modules)
     profile = choose_profile(profile, plan.protected_files or plan.files)
     system = System(plan.generation, plan.command_line, profile)
     system.kernel.continues_on_init_failure = arguments.continue_on_init_failure

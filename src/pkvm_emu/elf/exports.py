@@ -9,18 +9,23 @@ from pkvm_emu.elf.object_file import ObjectFile
 
 #: struct kernel_symbol with place-relative references: value, name, namespace, s32 each. Source:
 #: include/linux/export.h.
-_ENTRY_SIZE = 12
+_ENTRY_SIZE, _NAMESPACE = 12, 8
+_NAME_MAX = 512
 _RECORD_PREFIX = "__export_symbol_"
 
 
 class Export(NamedTuple):
-    """One exported symbol, at byte ``offset`` of section number ``section``; ``crc`` is None without modversions."""
+    """One exported symbol, at byte ``offset`` of section number ``section``.
+
+    ``crc`` is None without modversions, ``namespace`` empty without a namespace.
+    """
 
     name: str
     section: int
     offset: int
     gpl_only: bool
     crc: int | None
+    namespace: str = ""
 
 
 def read_exports(object_file: ObjectFile) -> list[Export]:
@@ -40,7 +45,13 @@ def _table_exports(object_file: ObjectFile, table: Section) -> list[Export]:
     gpl_only = table.name.startswith(("__ksymtab_gpl", "___ksymtab_gpl"))
     crcs = object_file.section("__kcrctab_gpl" if gpl_only else "__kcrctab")
     exports = []
-    for entry in sorted(object_file.relocations_of(table.index)):
+    entries = sorted(object_file.relocations_of(table.index))
+    namespaces = {
+        entry.offset // _ENTRY_SIZE: _string_at(object_file, entry.symbol, entry.addend)
+        for entry in entries
+        if entry.offset % _ENTRY_SIZE == _NAMESPACE
+    }
+    for entry in entries:
         number, member = divmod(entry.offset, _ENTRY_SIZE)
         symbol = object_file.symbols[entry.symbol]
         place = object_file.symbol_offset(symbol, entry.addend)
@@ -49,8 +60,15 @@ def _table_exports(object_file: ObjectFile, table: Section) -> list[Export]:
         crc = None
         if crcs is not None and number * 4 + 4 <= len(crcs.data):
             crc = int.from_bytes(crcs.data[number * 4 : number * 4 + 4], "little")
-        exports.append(Export(_name_at(object_file, symbol.name, place), *place, gpl_only, crc))
+        name = _name_at(object_file, symbol.name, place)
+        exports.append(Export(name, *place, gpl_only, crc, namespaces.get(number, "")))
     return exports
+
+
+def _string_at(object_file: ObjectFile, symbol: int, addend: int) -> str:
+    place = object_file.symbol_offset(object_file.symbols[symbol], addend)
+    data = object_file.sections[place[0]].data[place[1] :] if place is not None else b""
+    return bytes(data[:_NAME_MAX]).partition(b"\0")[0].decode("utf-8", "replace")
 
 
 def _name_at(object_file: ObjectFile, name: str, place: tuple[int, int]) -> str:
@@ -69,6 +87,8 @@ def _record_exports(object_file: ObjectFile) -> list[Export]:
         target = defined.get(name)
         if name == record.name or target is None or not record.in_section:
             continue
-        licence = object_file.sections[record.shndx].data[record.value : record.value + 4]
-        exports.append(Export(name, target.shndx, target.value, licence == b"GPL\0", None))
+        # The record: licence and namespace as strings, then the address.
+        texts = bytes(object_file.sections[record.shndx].data[record.value : record.value + _NAME_MAX]).split(b"\0")
+        namespace = texts[1].decode("utf-8", "replace") if len(texts) > 2 else ""
+        exports.append(Export(name, target.shndx, target.value, texts[0] == b"GPL", None, namespace))
     return exports

@@ -53,12 +53,13 @@ class Symbolized(NamedTuple):
 class HypImport(NamedTuple):
     """An EL2 call to a function of another module: the ``bl`` at EL1 VA ``va`` still waits for EL2 addresses.
 
-    ``kernel_va`` is the function's EL1 VA. Only android16-6.12 has such calls.
+    ``kernel_va`` is the function's EL1 VA, ``type`` the relocation's. Only android16-6.12 has such calls.
     """
 
     va: int
     name: str
     kernel_va: int
+    type: int
 
 
 class LinkedImage:
@@ -242,14 +243,14 @@ class _Linker:
             place = start + offset
             value = (symbol_value + addend) & MASK64
             if is_hyp_text and kind in BRANCH_TYPES and symbols[symbol].shndx == SHN_UNDEF:
-                self._import_hyp_symbol(place, symbols[symbol].name, value)
+                self._import_hyp_symbol(place, symbols[symbol].name, value, kind)
                 continue
             fits = apply(memory, place - base, place, value)
             if not fits and not (kind in BRANCH_TYPES and self._branch_by_veneer(place, value)):
                 raise self._out_of_range(target, entry, place, value)
 
-    def _import_hyp_symbol(self, place: int, name: str, value: int) -> None:
-        self.image.hyp_imports.append(HypImport(place, name, value))
+    def _import_hyp_symbol(self, place: int, name: str, value: int, kind: int) -> None:
+        self.image.hyp_imports.append(HypImport(place, name, value, kind))
         before = self.image.read(place, 4)
         # An EL1 veneer would be no help at EL2, where the branch is patched again; keep the word until then.
         if not APPLIERS[R_AARCH64_CALL26](self.image.memory, place - self.layout.base, place, value):

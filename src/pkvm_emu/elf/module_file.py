@@ -222,25 +222,24 @@ class ModuleFile:
     @cached_property
     def versions(self) -> dict[str, int]:
         """CRC of each imported symbol (modversions), from ``__versions`` or ``__version_ext_*``; empty without them."""
-        table = self.section("__versions")
-        if table is not None and table.size >= _VERSION_ENTRY.size:
-            whole = table.data[: len(table.data) // _VERSION_ENTRY.size * _VERSION_ENTRY.size]
-            return {_text(name): crc & 0xFFFF_FFFF for crc, name in _VERSION_ENTRY.iter_unpack(whole)}
+        # A kernel that knows the extended table looks at nothing else.
         crcs, names = self.section("__version_ext_crcs"), self.section("__version_ext_names")
-        if crcs is None or names is None:
-            return {}
-        values = [value for (value,) in struct.iter_unpack("<I", crcs.data[: len(crcs.data) & ~3])]
-        return dict(zip([_text(name) for name in names.data.split(b"\0") if name], values))
+        if crcs is not None and names is not None and crcs.size:
+            values = [value for (value,) in struct.iter_unpack("<I", crcs.data[: len(crcs.data) & ~3])]
+            return dict(zip([_text(name) for name in names.data.split(b"\0") if name], values))
+        table = self.section("__versions")
+        data = b"" if table is None else table.data[: len(table.data) // _VERSION_ENTRY.size * _VERSION_ENTRY.size]
+        return {_text(name): crc & 0xFFFF_FFFF for crc, name in _VERSION_ENTRY.iter_unpack(data)}
 
     @cached_property
     def kcfi(self) -> kcfi.KcfiFacts:
         """Which kCFI type ids the two halves were built with."""
         return kcfi.read_kcfi(self.object)
+
     @cached_property
     def va_bits(self) -> VaBits | None:
         """The address bits of the kernel that the EL1 code was compiled for, where it shows."""
         return detect_va_bits(self.object)
-
 
     @property
     def generation_facts(self) -> GenerationFacts:

@@ -96,6 +96,8 @@ class Kernel(State):
         self.continues_on_init_failure = False
         #: Link what only absent modules export to stubs that stop the run; False: the load fails with -ENOENT.
         self.stubs_missing = False
+        #: Link symbols of other modules whatever their versions (``--ignore-versions``).
+        self.ignores_versions = False
         self.tainted: str = ""
         self.allocations: StateDict[int, int] = StateDict(machine.journal, "kernel.allocations")
         #: Shadow call stacks by CPU: builds with SCS keep return addresses where x18 points.

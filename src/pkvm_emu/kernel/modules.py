@@ -12,11 +12,12 @@ from pkvm_emu.elf.alternatives import apply_alternatives
 from pkvm_emu.elf.detect import detect_generation_name
 from pkvm_emu.elf.elements import NVHE_PREFIX, SHN_UNDEF, STB_WEAK
 from pkvm_emu.elf.layout import Layout, Region
-from pkvm_emu.elf.link import LinkedImage, link
+from pkvm_emu.elf.link import LinkedImage, Resolver, link
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.elf.symbols import Symboliser
 from pkvm_emu.errors import ModuleError, UsageError
 from pkvm_emu.kernel import layout as kernel_layout
+from pkvm_emu.kernel.module_imports import Imports, is_proprietary, licence_of
 from pkvm_emu.kernel.page_allocator import MAX_ORDER
 from pkvm_emu.machine.state import Journal, State, StateDict, StateList
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
 
 PAGE_SIZE = kernel_layout.PAGE_SIZE
-ENOENT, ENOMEM, EEXIST = 2, 12, 17
+EPERM, ENOENT, ENOEXEC, ENOMEM, EEXIST = 1, 2, 8, 12, 17
 _RO_AFTER_INIT = "ro_after_init"
 #: MRS of CNTPCT_EL0 or CNTVCT_EL0.
 #: MRS Xt, MPIDR_EL1.
@@ -37,11 +38,16 @@ class ModuleLoadError(ModuleError):
 
     Attributes:
         errno: negative, as the kernel's ``init_module`` system call returns it.
+        module: the module that failed: the one that was asked for, or one that it depends on.
+        step: where: ``lookup``, ``dependencies``, ``blocklist``, ``link``, ``memory``, ``parameters``, ``init``, or what of the
+            EL2 half's loading failed inside ``init`` (``EL2 address space``, ``EL2 imports``, ``EL2 mapping``, ``EL2 init``, ...).
     """
 
-    def __init__(self, message: str, errno: int) -> None:
+    def __init__(self, message: str, errno: int, module: str = "", step: str = "link") -> None:
         super().__init__(message)
         self.errno = errno
+        self.module = module
+        self.step = step
 
 
 class LoadedModule(State):
@@ -54,6 +60,8 @@ class LoadedModule(State):
         token: the module token (hyp VA of the lowest EL2 section), 0 before the EL2 half is loaded.
         references: pins; a loaded EL2 half holds one for ever, and so does each module in ``users``.
         users: the modules that use symbols of this one.
+        proprietary: its licence, or that of a module whose symbols it uses, is not compatible with the GPL.
+        el2_failure: the step of loading the EL2 half that failed, and its errno; empty and 0 otherwise.
         hypercalls: ids of registered hypercalls by the name of their EL2 function (without ``__kvm_nvhe_``).
     """
 
@@ -68,6 +76,8 @@ class LoadedModule(State):
         self.token = 0
         self.references = 0
         self.hyp_init = 0
+        self.proprietary = False
+        self.el2_failure: tuple[str, int] = ("", 0)
         self.hypercalls: StateDict[str, int] = StateDict(journal)
         self.users: StateList[str] = StateList(journal)
         #: Blocks of pages by EL1 address: PA and order.
@@ -156,7 +166,8 @@ class ModuleLoader(State):
         """
         kernel = self._kernel
         if file.name in self.modules:
-            raise ModuleLoadError(f"{file.name} is loaded already (-EEXIST)", -EEXIST)
+            raise ModuleLoadError(f"{file.name} is loaded already (-EEXIST)", -EEXIST, file.name, "lookup")
+        self._check_blacklist(file)
         self._check_generation(file)
         module = self._place(file)
         self.modules[module.name] = module
@@ -174,7 +185,14 @@ class ModuleLoader(State):
         module.init_result = result
         if result < 0:
             self._forget(module)
-            raise ModuleLoadError(f"{file.name}: its init function returned {result} ({errno_name(result)})", result)
+            step, error = module.el2_failure
+            after = f", after its {step} failed ({errno_name(error)})" if step else ""
+            raise ModuleLoadError(
+                f"{file.name}: its init function returned {result} ({errno_name(result)}){after}",
+                result,
+                file.name,
+                step or "init",
+            )
         module.status = "live"
         self._finish(module)
         return module
@@ -188,9 +206,25 @@ class ModuleLoader(State):
             self._kernel.log.write(
                 f"{file.name}: built for {found.name} ({found.reason}), running on {wanted}", level=4
             )
+        bits = file.va_bits
+        running = self._kernel.memory.layout.va_bits
+        if bits is not None and bits.bits != running:
+            self._kernel.log.write(
+                f"{file.name}: compiled for {bits.bits}-bit addresses ({bits.reason}), running with {running}", level=4
+            )
         if not file.modinfo.get("intree") and "O" not in self._kernel.tainted:
             self._kernel.tainted += "O"
             self._kernel.log.write(f"{file.name}: loading out-of-tree module taints kernel.", level=4)
+        if is_proprietary(file) and "P" not in self._kernel.tainted:
+            self._kernel.tainted += "P"
+            self._kernel.log.write(f"{file.name}: module license '{licence_of(file)}' taints kernel.", level=4)
+            self._kernel.log.write("Disabling lock debugging due to kernel taint", level=4)
+
+    def _check_blacklist(self, file: ModuleFile) -> None:
+        listed = (self._kernel.command_line.get("module_blacklist") or "").split(",")
+        if file.name in listed:
+            self._kernel.log.write(f"Module {file.name} is blacklisted", level=3)
+            raise ModuleLoadError(f"{file.name}: module_blacklist= names it (-EPERM)", -EPERM, file.name, "blocklist")
 
     def _place(self, file: ModuleFile) -> LoadedModule:
         kernel = self._kernel
@@ -202,17 +236,12 @@ class ModuleLoader(State):
         self._refuse_unresolved(file, image, imports)
         self._patch(image)
         module = LoadedModule(kernel.machine.journal, file, image)
+        module.proprietary = imports.proprietary
         try:
             for region in layout.regions:
                 self._map_region(module, region)
         except ModuleLoadError:
             self._release(module, layout.regions)
-        bits = file.va_bits
-        running = self._kernel.memory.layout.va_bits
-        if bits is not None and bits.bits != running:
-            self._kernel.log.write(
-                f"{file.name}: compiled for {bits.bits}-bit addresses ({bits.reason}), running with {running}", level=4
-            )
             raise
         return module
 
@@ -230,22 +259,19 @@ class ModuleLoader(State):
                 exporter.users.remove(module.name)
                 exporter.references -= 1
 
-    def _resolve(self, file: ModuleFile):  # type: ignore[no-untyped-def]
-        exporters = list(self.modules.values())
+    def _resolve(self, file: ModuleFile, imports: Imports) -> Resolver:
         symbols = self._kernel.symbols
-        exported = {export.name for module in exporters for export in module.file.exports}
         places = {
             symbol.name: companion
             for symbol in file.undefined_symbols()
-            if symbol.name not in exported and (companion := symbols.companion(symbol.name, file.depends)) is not None
+            if symbol.name not in imports and (companion := symbols.companion(symbol.name, file.depends)) is not None
         }
         missing = [] if self._kernel.stubs_missing else self._missing(file, places.values())
         weak = {symbol.name for symbol in file.symbols if symbol.shndx == SHN_UNDEF and symbol.bind == STB_WEAK}
 
         def resolve(name: str) -> int | None:
-            for module in exporters:
-                if any(export.name == name for export in module.file.exports):
-                    return module.symbol(name)
+            if name in imports:
+                return imports.resolve(name)
             # These only another module can give: a stub would hide a missing dependency.
             if name.startswith(NVHE_PREFIX) or (missing and not symbols.serves(name)):
                 return None
@@ -263,19 +289,41 @@ class ModuleLoader(State):
         there = {*self.modules, *map(_normal, stood_in)}
         return [name for name in file.depends if _normal(name) not in there]
 
-    def _refuse_unresolved(self, file: ModuleFile, image: LinkedImage) -> None:
-        strong = [symbol for symbol in image.unresolved if not symbol.is_weak]
+    def _refuse_unresolved(self, file: ModuleFile, image: LinkedImage, imports: Imports) -> None:
+        refused = imports.refused
+        # A weak symbol may be missing, but not be refused.
+        strong = [
+            s for s in image.unresolved if not s.is_weak or (s.name in refused and refused[s.name].errno != -ENOENT)
+        ]
         if not strong:
-            return
+            return self._refuse_duplicate(file, imports)
         for symbol in strong:
-            self._kernel.log.write(f"{file.name}: Unknown symbol {symbol.name} (err -2)", level=4)
-        first = strong[0]
+            errno = refused[symbol.name].errno if symbol.name in refused else -ENOENT
+            self._kernel.log.write(f"{file.name}: Unknown symbol {symbol.name} (err {errno})", level=4)
+        first = next((symbol for symbol in strong if symbol.name in refused), strong[0])
+        if first.name in refused:
+            # The kernel returns what its last symbol gave.
+            last = refused.get(strong[-1].name)
+            errno = last.errno if last is not None else -ENOENT
+            reason = refused[first.name].reason
+            raise ModuleLoadError(
+                f"{file.name}: symbol {first.name} is refused ({errno_name(errno)}): {reason}", errno, file.name
+            )
         where = f", used at {first.first_use.text}" if first.first_use else ""
         waiting = ", ".join(self._missing(file, self._kernel.symbols.companions.values()))
         hint = "; no loaded module exports it"
         if waiting:
             hint = f"; give {waiting} before it, serve its symbols from Python (--kernel FILE), or try --stub-missing"
-        raise ModuleLoadError(f"{file.name}: unknown symbol {first.name}{where} (-ENOENT){hint}", -ENOENT)
+        raise ModuleLoadError(f"{file.name}: unknown symbol {first.name}{where} (-ENOENT){hint}", -ENOENT, file.name)
+
+    def _refuse_duplicate(self, file: ModuleFile, imports: Imports) -> None:
+        found = imports.duplicate()
+        if found is not None:
+            name, owner = found
+            self._kernel.log.write(f"{file.name}: exports duplicate symbol {name} (owned by {owner})", level=3)
+            raise ModuleLoadError(
+                f"{file.name}: exports {name}, which {owner} exports already (-ENOEXEC)", -ENOEXEC, file.name
+            )
 
     def _patch(self, image: LinkedImage) -> None:
         kernel = self._kernel
@@ -298,7 +346,8 @@ class ModuleLoader(State):
             order = min(pages.bit_length() - 1, MAX_ORDER)
             pa = kernel.pages.alloc_pages(order)
             if pa is None:
-                raise ModuleLoadError(f"{image.module.name}: no memory for {region.name} (-ENOMEM)", -ENOMEM)
+                name = image.module.name
+                raise ModuleLoadError(f"{name}: no memory for {region.name} (-ENOMEM)", -ENOMEM, name, "memory")
             size = PAGE_SIZE << order
             kernel.machine.ram.write(pa, bytes(data[position : position + size]).ljust(size, b"\0"))
             module.blocks[region.va + position] = (pa, order)
@@ -349,7 +398,10 @@ class ModuleLoader(State):
                 self._kernel.log.write(f"{module.name}: `{text}' invalid for parameter `{name}'", level=3)
                 self._forget(module)
                 raise ModuleLoadError(
-                    f"{module.name}: parameter {name}={text} was refused ({errno_name(result)})", result
+                    f"{module.name}: parameter {name}={text} was refused ({errno_name(result)})",
+                    result,
+                    module.name,
+                    "parameters",
                 )
 
     def _run_init(self, module: LoadedModule) -> int:

@@ -60,6 +60,7 @@ class Session:
         self.shell = Shell(system, self._scheduler, {0: Empty(), 1: HostOutput(out), 2: HostOutput(err or out)})
         self.shell.modules = {file.name: file for file in modules}
         for file in modules:
+            system.modprobe.given.setdefault(file.name.replace("-", "_"), file)
             content = file.debug_parts[0].data if len(file.debug_parts) == 1 else b""
             system.fs.add(f"/lib/modules/{file.name}.ko", MemoryFile(system.fs.journal, 0o644, content))
 

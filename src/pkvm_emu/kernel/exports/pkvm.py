@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pkvm_emu.elf import hyprel
 from pkvm_emu.elf.arch_hyp import find_init_slot
 from pkvm_emu.errors import ModuleError
+from pkvm_emu.kernel.el2_imports import patch_imports
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.modules import LoadedModule
 from pkvm_emu.kernel.registry import kernel_symbol
@@ -65,7 +66,11 @@ def pkvm_load_el2_module(kernel: Kernel, this_module: Ptr, token: Ptr) -> int:
     module = kernel.loader.find(this_module)
     if module is None:
         raise ModuleError(f"__pkvm_load_el2_module({this_module:#x}): that is no loaded module")
-    return _Load(kernel, module, this_module).run(token)
+    load = _Load(kernel, module, this_module)
+    result = load.run(token)
+    if result:
+        module.el2_failure = load.step, result
+    return result
 
 
 @kernel_symbol("__pkvm_register_el2_call", runs_guest=True)
@@ -100,6 +105,8 @@ class _Load:
         self._this_module = this_module
         self._generation = kernel.generation
         self._sections = self._find_sections()
+        #: What is being done, for reports.
+        self.step = "EL2 sections"
 
     def run(self, token: int) -> int:
         kernel, module = self._kernel, self._module
@@ -114,6 +121,7 @@ class _Load:
         start = self._sections[0].start
         end = self._sections[-1].end
         pages = (end - start) >> PAGE_SHIFT
+        self.step = "EL2 address space"
         answer = hypercall(kernel, "alloc_module_va", pages)
         hyp_va = answer[1]
         if answer[0] != _SMCCC_SUCCESS or not hyp_va:
@@ -125,17 +133,20 @@ class _Load:
         self._fill_descriptor(descriptor, start, end, hyp_va)
         slots = hyprel.hyp_relocation_slots(module.image)
         hyprel.rebase(slots, kernel.memory.read_u64, kernel.memory.write_u64, hyp_va - start)
-        result = self._patch_imports()
+        self.step = "EL2 imports"
+        result = patch_imports(kernel, module)
         if result:
             module.token = 0
             return result
         kernel.machine.core.code_epoch += 1
         kernel.machine.engine.flush_code()
         kernel.prepare_el2(module)
+        self.step = "EL2 mapping"
         result = self._map(hyp_va - start)
         if result:
             module.token = 0
             return result
+        self.step = "EL2 init"
         result = self._init(descriptor, hyp_va - start)
         if result:
             kernel.kvm_log(f"Failed to init EL2 module: {result}")
@@ -199,19 +210,6 @@ class _Load:
             if name in layout.fields:
                 offset, size = layout.fields[name]
                 memory.write(descriptor + offset, value.to_bytes(size, "little"))
-
-    def _patch_imports(self) -> int:
-        """EL2 calls to functions of modules that were loaded before (android16)."""
-        kernel, module = self._kernel, self._module
-        for entry in module.image.hyp_imports:
-            exporter = kernel.loader.find(entry.kernel_va)
-            if exporter is None or not exporter.token:
-                kernel.kvm_log(f"Failed to find symbol {entry.name}: its module has no EL2 code loaded")
-                return -EINVAL
-            place, target = entry.va + module.hyp_delta, entry.kernel_va + exporter.hyp_delta
-            word = hyprel.hyp_import_word(kernel.memory.read_u32(entry.va), entry, place, target)
-            kernel.memory.write_u32(entry.va, word)
-        return 0
 
     def _pages(self) -> list[tuple[int, int]]:
         return [(va, s.prot) for s in self._sections for va in range(s.start, s.end, PAGE_SIZE)]

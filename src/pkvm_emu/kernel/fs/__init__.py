@@ -8,6 +8,7 @@ from pkvm_emu.kernel.fs.memory_fs import MemoryDirectory, MemoryFile
 from pkvm_emu.kernel.fs.node import WOULD_BLOCK, Directory, File, FsError, Node, TextFile
 from pkvm_emu.kernel.fs.open_file import OpenFile
 from pkvm_emu.kernel.fs.registry import node, provider, text_file
+from pkvm_emu.kernel.initramfs import files as _initramfs_files  # noqa: F401  its import registers files
 
 __all__ = [
     "WOULD_BLOCK",

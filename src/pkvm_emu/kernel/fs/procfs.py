@@ -29,7 +29,7 @@ def module_size(module: LoadedModule) -> int:
 
 def module_taint(module: LoadedModule) -> str:
     """The letters of ``/sys/module/NAME/taint``."""
-    return "" if module.file.modinfo.get("intree") else "O"
+    return ("P" if module.proprietary else "") + ("" if module.file.modinfo.get("intree") else "O")
 
 
 def module_dependency_text(module: LoadedModule, permanent: str = "[permanent],") -> str:

@@ -71,6 +71,21 @@ class ParametersDirectory(Directory):
         return ParameterFile(self._kernel, parameter) if parameter is not None else None
 
 
+class HoldersDirectory(Directory):
+    """``/sys/module/NAME/holders``: the directories of the modules that use this one's symbols."""
+
+    def __init__(self, kernel: Kernel, module: LoadedModule) -> None:
+        self._kernel = kernel
+        self._module = module
+
+    def entries(self) -> Iterable[str]:
+        return list(self._module.users)
+
+    def lookup(self, name: str) -> Node | None:
+        module = self._kernel.loader.modules.get(name) if name in self._module.users else None
+        return ModuleDirectory(self._kernel, module) if module is not None else None
+
+
 class ModuleDirectory(Directory):
     """``/sys/module/NAME``."""
 
@@ -97,12 +112,15 @@ class ModuleDirectory(Directory):
 
     def entries(self) -> Iterable[str]:
         yield from self._texts()
+        yield "holders"
         if self._parameters() is not None:
             yield "parameters"
 
     def lookup(self, name: str) -> Node | None:
         if name == "parameters":
             return self._parameters()
+        if name == "holders":
+            return HoldersDirectory(self._kernel, self._module)
         if name not in self._texts():
             return None
         return SysfsFile(lambda: self._texts()[name] + "\n")

@@ -7,11 +7,14 @@ from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.kernel.fs import FsError
 from pkvm_emu.kernel.fs.kmsg import Syslog
 from pkvm_emu.kernel.fs.procfs import kernel_release, module_dependency_text, module_size
+from pkvm_emu.kernel.initramfs.module_directory import canonical
+from pkvm_emu.kernel.modprobe import parse_parameters
+from pkvm_emu.kernel.module_order import transitive_needs
 from pkvm_emu.kernel.modules import ModuleLoadError
 from pkvm_emu.kernel.unload import unload_module
 from pkvm_emu.shell.command import CommandError, Context, command
 
-_EEXIST = 17
+_ENOEXEC = 8
 
 
 @command("dmesg", "[-cCrt]", "print the kernel log")
@@ -40,22 +43,9 @@ def lsmod(context: Context) -> int:
     return 0
 
 
-def _parameters(words: list[str]) -> list[tuple[str, str | None]]:
-    pairs = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        pairs.append((name, value if equals else None))
-    return pairs
-
-
-def _given(context: Context) -> dict[str, ModuleFile]:
-    """Module files that were given to the shell, by module name."""
-    return context.shell.modules
-
-
 def _load(context: Context, file: ModuleFile, words: list[str], shown: str) -> int:
     try:
-        context.system.load(file, _parameters(words))
+        context.system.load(file, parse_parameters(words))
     except ModuleLoadError as error:
         return context.error(f"{shown}: {errno_text(error.errno) or error.errno} ({error})")
     return 0
@@ -68,8 +58,8 @@ def insmod(context: Context) -> int:
         raise CommandError("usage: insmod FILE [NAME=VALUE...]")
     path, *words = context.arguments
     name = path.rpartition("/")[2]
-    given = {file.file_name: file for file in _given(context).values()}
-    given |= {f"{file.name}.ko": file for file in _given(context).values()}
+    given = {file.file_name: file for file in context.shell.modules.values()}
+    given |= {f"{file.name}.ko": file for file in context.shell.modules.values()}
     if name in given and path in (name, f"/lib/modules/{name}"):
         file = given[name]
     elif context.shell.fs.find(context.path(path)) is not None:
@@ -82,34 +72,98 @@ def insmod(context: Context) -> int:
     return _load(context, file, words, f"can't insert '{path}'")
 
 
-@command("modprobe", "NAME [NAME=VALUE...]", "load a module that was given, with what it depends on")
+@command("modprobe", "[-abfqr] [--show-depends] NAME [NAME=VALUE...]", "load a module with what it depends on")
 def modprobe(context: Context) -> int:
-    """Load a module by its name; one that is loaded already is fine."""
-    found, words = context.options("aqrv")
+    """Load a module of the user or of the initramfs by its name or an alias; one that is loaded already is fine.
+
+    ``-a`` all words are modules, ``-b`` modules.blocklist counts, ``-f`` versions (CRCs) do not, ``-q`` silent where there is no
+    such module, ``-r`` unload, ``--show-depends`` (or ``-D``) print what would be loaded.
+    """
+    arguments = list(context.arguments)
+    shows = bool({"--show-depends", "-D"} & set(arguments))
+    forced = bool({"--force-modversion", "--force"} & set(arguments))
+    long = ("--show-depends", "-D", "--force-modversion", "--force", "--")
+    context.arguments[:] = [word for word in arguments if word not in long]
+    found, words = context.options("abfqrv")
     if not words:
-        raise CommandError("usage: modprobe NAME [NAME=VALUE...]")
+        raise CommandError("usage: modprobe [-abfqr] NAME [NAME=VALUE...]")
     if "r" in found:
-        return sum(_remove(context, name) for name in words) and 1
-    name, *parameters = words
-    return _probe(context, name, parameters, set(), "q" in found)
+        return max(_remove(context, name) for name in words)
+    names, parameters = (words, []) if "a" in found else (words[:1], words[1:])
+    if shows:
+        return max(_show_dependencies(context, name, "q" in found) for name in names)
+    kernel = context.system.kernel
+    before = kernel.ignores_versions
+    kernel.ignores_versions = before or forced or "f" in found
+    try:
+        return max(_probe(context, name, parameters, "q" in found, "b" in found) for name in names)
+    finally:
+        kernel.ignores_versions = before
 
 
-def _probe(context: Context, name: str, parameters: list[str], seen: set[str], quiet: bool) -> int:
-    name = name.removesuffix(".ko").replace("-", "_")
-    if name in context.system.modules or name in seen:
-        return 0
-    seen.add(name)
-    by_name = {file.name.replace("-", "_"): file for file in _given(context).values()}
-    file = by_name.get(name)
-    if file is None:
-        if not quiet:
-            release = kernel_release(context.system.kernel)
-            context.error(f"FATAL: Module {name} not found in directory /lib/modules/{release}")
+def _not_found(context: Context, name: str, quiet: bool) -> int:
+    if quiet:
         return 1
-    for needed in file.depends:
-        if _probe(context, needed, [], seen, quiet):
-            return 1
-    return _load(context, file, parameters, f"can't load module {name} ({file.file_name})")
+    release = kernel_release(context.system.kernel)
+    return context.error(f"FATAL: Module {canonical(name)} not found in directory /lib/modules/{release}")
+
+
+def _probe(context: Context, name: str, parameters: list[str], quiet: bool, blocklist: bool) -> int:
+    try:
+        context.system.modprobe.load(name, parse_parameters(parameters), blocklist=blocklist)
+    except ModuleLoadError as error:
+        if error.step == "lookup" and error.module == canonical(name) and name not in context.system.modprobe:
+            return _not_found(context, name, quiet)
+        if error.step == "blocklist":
+            return 1 if quiet else context.error(f"{error}")
+        failed = error.module or canonical(name)
+        file = context.system.modprobe.find(failed) if error.errno != -_ENOEXEC else None
+        shown = f"can't load module {failed}" + (f" ({file.file_name})" if file is not None else "")
+        return context.error(f"{shown}: {errno_text(error.errno) or error.errno} ({error})")
+    return 0
+
+
+def _show_dependencies(context: Context, name: str, quiet: bool) -> int:
+    store = context.system.modprobe
+    if name not in store:
+        return _not_found(context, name, quiet)
+    shown: dict[str, bool] = {}
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        if module in above or module in shown or module not in store:
+            return
+        soft = store.soft_dependencies(module)
+        for needed in [*store.dependencies(module), *soft.pre]:
+            visit(needed, (*above, module))
+        shown[module] = True
+        options = " ".join(key if value is None else f"{key}={value}" for key, value in store.options(module))
+        context.out(f"insmod {_path_of(context, module)} {options}".rstrip() + "\n")
+        for later in soft.post:
+            visit(later, (*above, module))
+
+    visit(canonical(name), ())
+    return 0
+
+
+def _path_of(context: Context, module: str) -> str:
+    store = context.system.modprobe
+    place = store.directory.file_path(module) if store.directory is not None and module not in store.given else None
+    return f"/{place}" if place is not None else f"/lib/modules/{module}.ko"
+
+
+@command("depmod", "-n", "print modules.dep as the files say it")
+def depmod(context: Context) -> int:
+    """Print what ``depmod -n`` writes to modules.dep: each module, then all that it needs, the first to be loaded last."""
+    found, _ = context.options("aAen")
+    if "n" not in found:
+        raise CommandError("the modules are read-only here: depmod -n prints the table")
+    store = context.system.modprobe
+    table = store.direct_needs()
+    for name in table:
+        needed = transitive_needs(name, table.__getitem__)
+        paths = " ".join(_path_of(context, other) for other in needed)
+        context.out(f"{_path_of(context, name)}: {paths}".rstrip() + "\n")
+    return 0
 
 
 @command("rmmod", "NAME...", "unload a module; a pKVM module is permanent")

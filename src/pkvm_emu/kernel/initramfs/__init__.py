@@ -1,0 +1,1 @@
+"""The initramfs of a phone: archives, Android boot images, and the modules in them."""
