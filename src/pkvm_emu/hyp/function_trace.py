@@ -88,6 +88,11 @@ class FunctionTrace(State):
         """Hyp VA of the hypervisor's trampoline."""
         return self._trampoline
 
+    @property
+    def returns_through(self) -> int:
+        """Hyp VA that a traced function returns to, in place of its caller."""
+        return self._return
+
     # Modules
 
     def add(self, entries: int, end: int, trampoline: int, to_kernel: int) -> None:

@@ -7,6 +7,7 @@ host_stage2_set_owner, hyp_check_page_state_range).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from errno import EINVAL, ENOMEM, EPERM, ERANGE
 from typing import NoReturn
 
@@ -73,6 +74,7 @@ class OwnershipState(State):
         self._hyp = hyp
         self._rules = rules
         self._events: StateList[PageEvent] = StateList(journal, "ownership.events")
+        self._listener: Callable[[PageEvent], None] | None = None
         self.last_refusal: Refusal | None = None
         self.early_mappings = 0
 
@@ -262,7 +264,14 @@ class OwnershipState(State):
     def _record(self, op: str, start: int, pages: int, origin: str, before: str, after: str) -> None:
         if pages:
             events = self._events
-            events.append(PageEvent(len(events), op, start >> PAGE_SHIFT, pages, origin, before, after))
+            event = PageEvent(len(events), op, start >> PAGE_SHIFT, pages, origin, before, after)
+            events.append(event)
+            if self._listener is not None:
+                self._listener(event)
+
+    def listen(self, listener: Callable[[PageEvent], None]) -> None:
+        """Call ``listener`` with each transition from now on."""
+        self._listener = listener
 
     def _refuse(self, op: str, args: tuple[int, ...], errno: int, rule: str, page: int | None = None) -> int:
         """Keep the explanation of a refusal and give its errno back."""

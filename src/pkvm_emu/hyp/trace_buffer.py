@@ -5,6 +5,7 @@ Source: arch/arm64/kvm/hyp/nvhe/{trace,clock}.c.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from errno import EINVAL, ENOMEM
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,9 @@ class TraceBuffers(State):
         self.backing: tuple[int, int] | None = None
         self.backing_used = 0
         self._format = tl.DESCRIPTORS[hyp.generation.layout]
+        self._listener: Callable[[int, int], None] | None = None
+        #: By CPU, PA and bytes of the entry between reserve and commit; only listeners ask.
+        self._reserved: dict[int, tuple[int, int]] = {}
         self._rings = [TraceRing(hyp, index) for index in range(hyp.machine.profile.cpus)]
         #: So that a digest covers them.
         self.rings = tuple(self._rings)
@@ -65,11 +69,15 @@ class TraceBuffers(State):
         if not ring.status:
             return 0
         pa = ring.reserve(length, self.now())
+        self._reserved[self._hyp.machine.current.index] = (pa, length)
         return self._hyp.stage1.va_of(pa) if pa else 0
 
     def commit(self) -> None:
         """Publish the entry of the current CPU."""
-        self._rings[self._hyp.machine.current.index].commit()
+        cpu = self._hyp.machine.current.index
+        self._rings[cpu].commit()
+        if self._listener is not None and cpu in self._reserved:
+            self._listener(*self._reserved[cpu])
 
     def write(self, entry: bytes) -> None:
         """Add a whole entry to the buffer of the current CPU, if it takes any."""
@@ -78,6 +86,12 @@ class TraceBuffers(State):
             pa = ring.reserve(len(entry), self.now())
             self._hyp.machine.ram.write(pa, entry)
             ring.commit()
+            if self._listener is not None:
+                self._listener(pa, len(entry))
+
+    def listen(self, listener: Callable[[int, int], None]) -> None:
+        """Call ``listener`` with PA and bytes of each entry that is published on the current CPU."""
+        self._listener = listener
 
     # What the host asks
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 HANDLE_OFFSET = 0x1000
 #: Where the firmware lies, from the start of EL2's part of the kernel image.
-_FIRMWARE_OFFSET = 0x8_0000
+FIRMWARE_OFFSET = 0x8_0000
 _TEXT_SIZE = 0x1000
 _HCR_TWI, _HCR_TWE = 1 << 13, 1 << 14
 _SCTLR_EL1_RESET = 0x30D0_0800
@@ -299,7 +299,7 @@ class Vms(State):
 
     @property
     def _text_pa(self) -> int:
-        return self._hyp.data_pa("hyp_vectors") + _FIRMWARE_OFFSET
+        return self._hyp.data_pa("hyp_vectors") + FIRMWARE_OFFSET
 
     @property
     def guest_code(self) -> tuple[bytes, dict[str, int]]:

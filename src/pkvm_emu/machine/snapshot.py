@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,8 @@ class SnapshotTree:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self.base: Snapshot | None = None
+        #: Called before a snapshot is taken (True) and after one is restored (False).
+        self.on_snapshot: Callable[[bool], None] | None = None
 
     def take(self) -> Snapshot:
         """Save everything; the result is the base from now on.
@@ -51,6 +54,8 @@ class SnapshotTree:
         machine = self._machine
         if machine.core.depth:
             raise EmulatorError("a snapshot cannot be taken while a service runs guest code: take it between calls")
+        if self.on_snapshot is not None:
+            self.on_snapshot(True)
         machine.save_current_cpu()
         base = self.base
         self.base = Snapshot(
@@ -107,6 +112,8 @@ class SnapshotTree:
         if code_changed:
             core.code_epoch = snapshot.code_epoch
             engine.flush_code()
+        if self.on_snapshot is not None:
+            self.on_snapshot(False)
 
     def _walk(self, target: Snapshot) -> None:
         up, down = self.base, target

@@ -1,0 +1,15 @@
+// Puts everything up, and draws again when the window changes.
+head();
+costTables();
+coverageTable();
+logTable();
+timeline();
+memory();
+recordList();
+let waiting = 0;
+addEventListener('resize', () => {
+  cancelAnimationFrame(waiting);
+  waiting = requestAnimationFrame(redraw);
+});
+addEventListener('beforeprint', redraw);
+document.documentElement.dataset.ready = 'yes';
