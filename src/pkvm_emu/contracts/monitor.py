@@ -1,0 +1,149 @@
+"""Watches one system for breaches of the contracts.
+
+>>> monitor = watch(system, Selection.parse("memory"))
+>>> system.call("read_twice", 0x48000)
+>>> for finding in monitor.findings: print(finding)
+error: double-fetch: 8 bytes at PA 0x48000000 are read again (...) at read_twice+0x50/0x80 [driver] (hyp/el2.c:31), ...
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from pkvm_emu.contracts.checker import CHECKERS
+from pkvm_emu.contracts.entries import Borders, Entry
+from pkvm_emu.contracts.findings import Finding, Record, in_words
+from pkvm_emu.contracts.rules import Group, Level, Selection
+from pkvm_emu.machine.state import State, StateList
+
+if TYPE_CHECKING:
+    from pkvm_emu.hyp.op_calls import OpCall
+    from pkvm_emu.machine.core import ServiceResult
+    from pkvm_emu.system import System
+
+_MODULES = ("fixmap", "sharing", "mappings", "handlers", "leaks", "heap", "double_fetch", "budget")
+#: Addresses of EL2; those of the host's kernel have all upper bits set.
+_EL2_FIRST, _EL2_LAST = 0x1000, (1 << 55) - 1
+
+
+class Monitor(State):
+    """The contracts of one system.
+
+    Args:
+        system: what is watched, from now on.
+        selection: which contracts, and how bad their breaches are.
+
+    Attributes:
+        records: the breaches, oldest first, each place once.
+    """
+
+    def __init__(self, system: System, selection: Selection) -> None:
+        super().__init__(system.machine.journal)
+        self._system = system
+        self._selection = selection
+        self.records: StateList[Record] = StateList(system.machine.journal)
+        self._borders = Borders(system, self._entered, self._left)
+        for name in _MODULES:
+            importlib.import_module(f"pkvm_emu.contracts.{name}")
+        self._checkers = [
+            checker(self)
+            for checker in CHECKERS
+            if any(selection.level(name) is not Level.OFF for name in checker.contracts)
+        ]
+        system.hyp.ops.observe(self)
+        self._in_module: tuple[int, int] | None = None
+        if selection.watches(Group.MEMORY):
+            self._watch_memory()
+
+    @property
+    def system(self) -> System:
+        """What is watched."""
+        return self._system
+
+    @property
+    def selection(self) -> Selection:
+        """Which contracts are watched."""
+        return self._selection
+
+    @property
+    def entry(self) -> Entry | None:
+        """What EL2 was entered for, while it is there."""
+        return self._borders.current
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was found, oldest first."""
+        return [in_words(self._system, record, self._selection.level(record.contract)) for record in self.records]
+
+    @property
+    def errors(self) -> list[Finding]:
+        """The findings that are errors."""
+        return [finding for finding in self.findings if finding.level is Level.ERROR]
+
+    def add(self, contract: str, message: str, pc: int) -> None:
+        """A contract is broken; a breach by the same instruction is kept once."""
+        if self._selection.level(contract) is Level.OFF:
+            return
+        entry = self.entry
+        record = Record(contract, message, pc, entry.name if entry is not None else "the boot")
+        if not any(
+            known.contract == contract and known.pc == pc and known.entry == record.entry for known in self.records
+        ):
+            self.records.append(record)
+
+    # What it hears
+
+    def before_op(self, call: OpCall) -> ServiceResult:
+        """Answers nothing."""
+        return None
+
+    def after_op(self, call: OpCall, result: ServiceResult) -> None:
+        """Tell the checkers."""
+        value = result[0] if isinstance(result, tuple) else result or 0
+        for checker in self._checkers:
+            checker.op(call, value)
+
+    def _entered(self, entry: Entry) -> None:
+        if entry.kind == "core" and entry.name.endswith("prot_finalize"):
+            for checker in self._checkers:
+                checker.deprivileged()
+        for checker in self._checkers:
+            checker.entered(entry)
+
+    def _left(self, entry: Entry, registers: tuple[int, ...]) -> None:
+        for checker in self._checkers:
+            checker.left(entry, registers)
+
+    def _watch_memory(self) -> None:
+        engine, ram = self._system.machine.engine, self._system.machine.ram
+        engine.hook_blocks(self._block)
+        engine.hook_memory(ram.base, ram.base + ram.size - 1, self._access)
+        for module in self._system.modules.values():
+            self.add_module_text(module.token, module.token + module.layout.hyp_size)
+
+    def add_module_text(self, begin: int, end: int) -> None:
+        """Code of a module at EL2: its accesses are watched."""
+        if begin:
+            self._system.machine.engine.keep_pc_exact(begin, end)
+
+    def _block(self, pc: int, size: int) -> None:
+        if not _EL2_FIRST <= pc <= _EL2_LAST or self._system.machine.core.el != 2:
+            self._in_module = None
+            return
+        module = self._system.symbols.module_at_el2(pc)
+        self._in_module = None if module is None else (pc, size)
+        for checker in self._checkers:
+            checker.block(pc, size // 4)
+
+    def _access(self, is_write: bool, pa: int, size: int) -> None:
+        if self._in_module is None:
+            return
+        pc = self._system.machine.engine.read("pc")
+        for checker in self._checkers:
+            checker.access(pc, is_write, pa, size)
+
+
+def watch(system: System, selection: Selection | None = None) -> Monitor:
+    """Watch a system from now on. It costs little as long as no contract about memory is among them."""
+    return Monitor(system, selection or Selection.parse(""))
