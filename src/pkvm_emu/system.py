@@ -48,6 +48,8 @@ from pkvm_emu.results import HvcResult
 from pkvm_emu.symbolize import Symbolizer
 
 if TYPE_CHECKING:
+    from pkvm_emu.contracts.monitor import Monitor
+    from pkvm_emu.contracts.rules import Selection
     from pkvm_emu.devices.loading import MmioSpec
     from pkvm_emu.explain import Explanations
     from pkvm_emu.kernel.fs import FileSystem
@@ -130,6 +132,7 @@ class System:
         self.modprobe = Modprobe(self.kernel)
         self._function_tracer: FunctionTracer | None = None
         self._recording: tuple[Timeline, Recording] | None = None
+        self._monitor: Monitor | None = None
         if traces_functions:
             from pkvm_emu.tracing.functions import FunctionTracer
 
@@ -223,6 +226,29 @@ class System:
 
             self._recording = record(self, instructions)
         return self._recording[0]
+
+    @property
+    def contracts(self) -> Monitor | None:
+        """What watches for breaches of contracts: ``system.contracts.findings``; None where nothing does."""
+        return self._monitor
+
+    def watch_contracts(self, selection: Selection | str = "") -> Monitor:
+        """Watch for breaches of contracts from now on; a system is watched once.
+
+        Args:
+            selection: which contracts, and how bad their breaches are; as text for ``--contracts``.
+
+        Raises:
+            UsageError: a word of the text that is no contract; or the system is watched already.
+        """
+        from pkvm_emu.contracts.monitor import watch
+        from pkvm_emu.contracts.rules import Selection
+
+        if self._monitor is not None:
+            raise UsageError("the contracts of this system are watched already")
+        chosen = Selection.parse(selection) if isinstance(selection, str) else selection
+        self._monitor = watch(self, chosen)
+        return self._monitor
 
     def explain(self, last: int | None = 1) -> Explanations:
         """Why the ``last`` refusals happened (None: all of them), oldest first; ``print()`` it.
@@ -327,6 +353,32 @@ class System:
             raise UsageError(f"no hypercall {function!r} is registered (registered: {listed})")
         return HCALL_BASE | known[short]
 
+    def idle(self, seconds: float | None = None) -> None:
+        """The host has nothing to do: deferred work runs, and time goes on.
+
+        Args:
+            seconds: for how long; None: until everything that is pending now (timers, delayed work, sleeping threads) has had
+                its turn, 10 s at most.
+        """
+        self.kernel.idle(None if seconds is None else round(seconds * 1e9))
+
+    def reboot(self, how: str = "restart", command: str = "") -> None:
+        """End the system as ``reboot(2)`` does: reboot notifiers, shutdown, restart or power-off handlers, then PSCI.
+
+        Args:
+            how: ``restart``, ``poweroff`` or ``halt``.
+            command: what ``reboot COMMAND`` passes on (``recovery``).
+
+        Raises:
+            PoweredOff: it worked; nothing runs any more until a snapshot is restored.
+            UsageError: there is no such way.
+        """
+        from pkvm_emu.kernel.power_events import COMMANDS, PowerEvents
+
+        if how not in COMMANDS:
+            raise UsageError(f"no way to end a system is called {how!r} (there are: {', '.join(sorted(set(COMMANDS)))})")
+        self.kernel.part(PowerEvents).end(COMMANDS[how], command)
+
     # Several CPUs
 
     def cpu(self, index: int) -> SystemCpu:
@@ -413,6 +465,7 @@ def boot(
     dtb: str | Path | int | TreeNode | None = None,
     mmio: Sequence[MmioSpec] = (),
     timeline: bool = False,
+    contracts: Selection | str | None = None,
     el3: str | None = None,
     smc: Sequence[str | Path] = (),
 ) -> System:
@@ -437,6 +490,7 @@ def boot(
             first one in the images, else a board made up for the modules.
         mmio: models of devices, as for :meth:`System.add_models`.
         timeline: record what runs from the beginning (:attr:`System.timeline`).
+        contracts: watch for breaches from the beginning, as for :meth:`System.watch_contracts`; None: watch nothing.
         el3: the firmware, ``bare`` or ``full``; None: as the profile of the machine says.
         smc: answers of vendor SMCs, as for :meth:`System.add_smc`.
 
@@ -459,6 +513,8 @@ def boot(
         system.add_smc(path)
     if timeline:
         system.record_timeline()
+    if contracts is not None:
+        system.watch_contracts(contracts)
     run_plan(system, plan, deprivilege)
     return system
 

@@ -15,6 +15,7 @@ from pkvm_emu.contracts.checker import CHECKERS
 from pkvm_emu.contracts.entries import Borders, Entry
 from pkvm_emu.contracts.findings import Finding, Record, in_words
 from pkvm_emu.contracts.rules import Group, Level, Selection
+from pkvm_emu.hyp import layout
 from pkvm_emu.machine.state import State, StateList
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from pkvm_emu.machine.core import ServiceResult
     from pkvm_emu.system import System
 
-_MODULES = ("fixmap", "sharing", "mappings", "handlers", "leaks", "heap", "double_fetch", "budget")
+#: Room for the text of modules behind the first one.
+_MODULES_SIZE = 256 << 20
+_CHECKERS_IN = ("fixmap", "sharing", "mappings", "handlers", "leaks", "heap", "double_fetch", "budget")
 #: Addresses of EL2; those of the host's kernel have all upper bits set.
 _EL2_FIRST, _EL2_LAST = 0x1000, (1 << 55) - 1
 
@@ -44,7 +47,7 @@ class Monitor(State):
         self._selection = selection
         self.records: StateList[Record] = StateList(system.machine.journal)
         self._borders = Borders(system, self._entered, self._left)
-        for name in _MODULES:
+        for name in _CHECKERS_IN:
             importlib.import_module(f"pkvm_emu.contracts.{name}")
         self._checkers = [
             checker(self)
@@ -119,13 +122,7 @@ class Monitor(State):
         engine, ram = self._system.machine.engine, self._system.machine.ram
         engine.hook_blocks(self._block)
         engine.hook_memory(ram.base, ram.base + ram.size - 1, self._access)
-        for module in self._system.modules.values():
-            self.add_module_text(module.token, module.token + module.layout.hyp_size)
-
-    def add_module_text(self, begin: int, end: int) -> None:
-        """Code of a module at EL2: its accesses are watched."""
-        if begin:
-            self._system.machine.engine.keep_pc_exact(begin, end)
+        engine.keep_pc_exact(layout.FIRST_MODULE_VA, layout.FIRST_MODULE_VA + _MODULES_SIZE)
 
     def _block(self, pc: int, size: int) -> None:
         if not _EL2_FIRST <= pc <= _EL2_LAST or self._system.machine.core.el != 2:
