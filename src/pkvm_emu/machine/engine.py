@@ -136,6 +136,8 @@ class Engine:
         uc.mem_map_ptr(ram.base, ram.size, uc_const.UC_PROT_ALL, ram.host_address)
         self.handle = uc._uch
         self._counts = False
+        #: Called with the PC from which :meth:`start` runs: where a count or a stop ended the run before, that is inside a block.
+        self.on_start: Callable[[int], None] | None = None
         self._hooks: dict[int, Any] = {}
         #: Changes whenever cached translations may have become others than those of the page tables of before.
         self.translation_epoch = 0
@@ -205,6 +207,8 @@ class Engine:
             self._counts = bool(count)
             if count:
                 self.flush_code()
+        if self.on_start is not None:
+            self.on_start(pc)
         try:
             self._uc.emu_start(pc, 0, 0, count)
         except unicorn.UcError as error:

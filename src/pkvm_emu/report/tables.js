@@ -90,7 +90,7 @@ function costColumns(withKind) {
 function costTables() {
   byId('costs-note').textContent = data.counted
     ? 'Costs are instructions executed at EL2 from the beginning of a call to its end, with everything that it calls; an op that the emulator '
-      + 'performs itself costs nothing but what it calls. A block of code that a fault cuts short counts whole.'
+      + 'performs itself costs nothing but what it calls.'
     : 'Instructions were not counted in this run, so there are no costs here.';
   table(byId('traps'), costColumns(true), data.costs.traps, 'No trap reached EL2.');
   table(byId('ops'), costColumns(false), data.costs.ops, 'No op was called.');

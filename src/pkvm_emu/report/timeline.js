@@ -106,8 +106,11 @@ function timeline() {
       if (axis.start[i] > view.to) break;
       const from = Math.max(x(axis.start[i], width), left()), to = Math.min(x(axis.start[i] + axis.length[i], width), width + 2);
       const wide = Math.max(to - from, 1);
-      // What would cover a pixel that is painted already is left out.
-      if (to <= edge && i !== selected) continue;
+      // What would cover a pixel that is painted already is left out, and so is what follows up to the next pixel.
+      if (to <= edge && i !== selected && i !== hovered) {
+        at = Math.max(at, Math.min(firstVisible(lane.slices, value(edge, width)), lane.slices.length) - 1);
+        continue;
+      }
       edge = Math.floor(from) + 1;
       context.globalAlpha = dimmed(i) ? 0.18 : 1;
       context.fillStyle = palette[category(i)];
@@ -237,27 +240,43 @@ function timeline() {
     drawOverview();
   }
 
-  function drawOverview() {
-    const high = 42, [context, width] = sized(overview, high), inner = width - left();
-    const at = (v) => left() + ((v - whole.from) / (whole.to - whole.from)) * inner;
-    const lane = Math.max(2, Math.min(6, (high - 10) / Math.max(1, rows.length)));
-    const painted = rows.map(() => -1);
+  // The whole run is drawn once for each axis, width and palette; the frame around what is in view goes over it.
+  const strip = document.createElement('canvas');
+  let drawn = '';
+  const HIGH = 42;
+  function drawStrip(width) {
+    const key = `${width} ${axis === axes.time} ${palette.paper}`;
+    if (key === drawn) return;
+    drawn = key;
+    const ratio = devicePixelRatio || 1, context = strip.getContext('2d');
+    strip.width = Math.round(width * ratio);
+    strip.height = HIGH * ratio;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const lane = Math.max(2, Math.min(7, (HIGH - 10) / Math.max(1, rows.length))), painted = rows.map(() => -1);
+    const upper = (HIGH - lane * rows.length) / 2;
     for (let i = 0; i < count; i++) {
-      if (S.depth[i] > 0 && !isInstant(i)) continue;
-      const from = at(axis.start[i]), to = Math.max(at(axis.start[i] + axis.length[i]), from + 1);
+      if (S.depth[i] > 0 || isInstant(i)) continue;
+      const from = overviewX(axis.start[i], width), to = Math.max(overviewX(axis.start[i] + axis.length[i], width), from + 1);
       if (to <= painted[S.row[i]]) continue;
       painted[S.row[i]] = Math.floor(from) + 1;
       context.fillStyle = palette[category(i)];
-      context.fillRect(from, 5 + S.row[i] * lane, to - from, lane - 1);
+      context.fillRect(from, upper + S.row[i] * lane, to - from, lane - 1);
     }
-    const from = at(view.from), to = at(view.to);
+  }
+  const overviewX = (v, width) => left() + ((v - whole.from) / (whole.to - whole.from)) * (width - left());
+
+  function drawOverview() {
+    const [context, width] = sized(overview, HIGH);
+    drawStrip(width);
+    if (strip.width) context.drawImage(strip, 0, 0, width, HIGH);
+    const from = overviewX(view.from, width), to = overviewX(view.to, width);
     context.fillStyle = palette.paper;
     context.globalAlpha = 0.72;
-    context.fillRect(left(), 0, from - left(), high);
-    context.fillRect(to, 0, width - to, high);
+    context.fillRect(left(), 0, from - left(), HIGH);
+    context.fillRect(to, 0, width - to, HIGH);
     context.globalAlpha = 1;
     context.strokeStyle = palette.accent;
-    context.strokeRect(from + 0.5, 0.5, Math.max(to - from - 1, 2), high - 1);
+    context.strokeRect(from + 0.5, 0.5, Math.max(to - from - 1, 2), HIGH - 1);
   }
 
   function under(event) {

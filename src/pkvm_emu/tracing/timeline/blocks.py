@@ -21,12 +21,13 @@ _WORD = 4
 class BlockListener:
     """Counts instructions, and keeps the blocks, by the engine's hook at the start of each block.
 
-    A block that a fault cuts short counts whole.
+    What a fault, or the end of a CPU's turn, leaves out of a block is not counted; as coverage it is.
     """
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
         timeline.counts_instructions = True
+        timeline.system.machine.engine.on_start = timeline.cut_short
         timeline.system.machine.engine.hook_blocks(self._block, _EL2_FIRST, _EL2_LAST)
 
     def _block(self, pc: int, size: int) -> None:

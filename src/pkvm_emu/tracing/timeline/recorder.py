@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pkvm_emu.system import System
 
 _STEP_TICKS = 64
+_WORD = 4
 _NS_PER_SECOND = 1_000_000_000
 _ROWS = len(Level) + 1
 
@@ -146,6 +147,17 @@ class Timeline(State):
             cpu.pending -= instructions
             self.end_down_to(Level.EL2, cpu.waiting.pop()[1])
             cpu.pending += instructions
+
+    def cut_short(self, pc: int) -> None:
+        """The last block was left at ``pc``, if that lies inside: what follows in it has not run.
+
+        At its first instruction too: a count ends a run after a block was announced.
+        """
+        cpu = self._cpus[self._system.machine.current.index]
+        start, instructions = cpu.block
+        if start <= pc < start + instructions * _WORD:
+            cpu.pending -= instructions - (pc - start) // _WORD
+            cpu.block = (start, (pc - start) // _WORD)
 
     def end_at(self, pc: int) -> None:
         """What has just begun at EL2 ends when the CPU comes to ``pc``; at once where blocks are not watched."""

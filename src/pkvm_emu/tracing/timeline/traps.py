@@ -66,6 +66,7 @@ class TrapListener:
                 Level.EL1, _class_name(esr), Open("exception"), _fault(esr, taken), pc=taken.pc, before_step=True
             )
         elif taken.source_el == 2:
+            self._timeline.cut_short(taken.pc)
             self._timeline.instant(
                 Level.EL2, _class_name(esr), "exception", _fault(esr, taken), pc=taken.pc, before_step=True
             )
