@@ -124,7 +124,7 @@ class KernelAddressSpace(State):
             leaf = self._table.walk(va)
             if leaf.valid:
                 return leaf.pa
-        elif va < 1 << self._layout.va_bits:
+        elif 0 <= va < 1 << self._layout.va_bits:
             leaf = self._user.walk(va)
             if leaf.valid:
                 return leaf.pa

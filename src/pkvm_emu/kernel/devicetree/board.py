@@ -61,6 +61,7 @@ class Board:
         self._next_phandle = _GIC_PHANDLE + 1
         self._allocate_region = allocate_region
         self._compatibles: set[str] = set()
+        self._dma_master: TreeNode | None = None
         root = self.root
         for name, value in (
             ("#address-cells", 2),
@@ -102,6 +103,8 @@ class Board:
         self._alias(wants, added)
         for node in added:
             self._fill(node, wants, added)
+        if wants.runtime_pm and added:
+            self._master(added)
         return added
 
     # Parts
@@ -167,18 +170,33 @@ class Board:
                 return
             target = region
         else:
-            # The module's own nodes refer to each other; one alone has nothing to refer to.
-            index = peers.index(node)
-            if index + 1 >= len(peers):
+            other = _referred(node, one.name, peers)
+            if other is None:
                 return
-            target = peers[index + 1]
-        if not target.phandle:
-            target.set("phandle", self._next_phandle)
-            self._next_phandle += 1
+            target = other
+        self._refer(target)
         count = one.cells if isinstance(one.cells, int) else 0
         if isinstance(one.cells, str):
             target.set(one.cells, 0)
         node.set(one.name, encode((target.phandle, *(0,) * count)))
+
+    def _refer(self, target: TreeNode) -> int:
+        if not target.phandle:
+            target.set("phandle", self._next_phandle)
+            self._next_phandle += 1
+        return target.phandle
+
+    def _master(self, suppliers: list[TreeNode]) -> None:
+        """A user of devices that are powered on demand (see ``kernel/bus_masters.py``)."""
+        node = self._dma_master
+        if node is None:
+            node = self._dma_master = self.root.add(
+                f"dma-master@{self._next_window:x}",
+                compatible="pkvm-emu,dma-master",
+                reg=(*pair(self._next_window), *pair(WINDOW_SIZE)),
+            )
+            self._next_window += WINDOW_SIZE
+        node.set("suppliers", (*node.cells("suppliers"), *(self._refer(one) for one in suppliers)))
 
     def _region(self, node: TreeNode) -> TreeNode | None:
         base = self._allocate_region(REGION_SIZE)
@@ -190,3 +208,20 @@ class Board:
             reg=(*pair(base), *pair(REGION_SIZE)),
             no__map=None,
         )
+
+
+def _referred(node: TreeNode, name: str, peers: list[TreeNode]) -> TreeNode | None:
+    """The node that a phandle property of ``node`` refers to, among the nodes of one module.
+
+    A property called like a node's compatible string (``s2mpus``, ``s2mpu``) means that node. Any other means the next node,
+    and the first behind the last. A node alone has nothing to refer to.
+    """
+    named = [peer for peer in peers if _stem(name) == _stem(peer.strings("compatible")[0].rpartition(",")[2])]
+    if named:
+        return None if node in named else named[0]
+    index = peers.index(node)
+    return peers[(index + 1) % len(peers)] if len(peers) > 1 else None
+
+
+def _stem(name: str) -> str:
+    return "".join(c for c in name.rpartition(",")[2].lower() if c.isalnum()).rstrip("s")

@@ -117,8 +117,7 @@ class Devices(State):
 
     def layout_for(self, module: LoadedModule | None) -> DeviceLayout:
         """The structure layout that a module was compiled with."""
-        vermagic = module.file.vermagic if module is not None else ""
-        return layout_of_module(self._kernel.generation.kernel, vermagic)
+        return layout_of_module(self._kernel.generation.kernel, None if module is None else module.file)
 
     def caller_layout(self) -> DeviceLayout:
         """The layout of the module that called the function which runs."""

@@ -11,7 +11,10 @@ Modules that were compiled against this project's own headers have small structu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from pkvm_emu.elf.module_file import ModuleFile
+from pkvm_emu.kernel.devicetree.observed import of_node_offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def _line(of_node: int, dma_mask: int, after_node: int, verified: bool, reserved
 
 _DEVICES = {
     (5, 15): _line(of_node=752, dma_mask=672, after_node=160, verified=True),
-    (6, 1): _line(of_node=744, dma_mask=664, after_node=168, verified=False),
+    (6, 1): _line(of_node=744, dma_mask=664, after_node=168, verified=True),
     (6, 6): _line(of_node=768, dma_mask=664, after_node=168, verified=True),
     (6, 12): _line(of_node=744, dma_mask=640, after_node=168, verified=False, reserved_base=24),
 }
@@ -121,6 +124,7 @@ OWN_HEADERS = DeviceLayout(
     kobject_name=None,
     driver=None,
 )
+_ROOM_BEHIND = 512
 _OWN_RELEASE = "-pkvm-emu"
 NODE = NodeLayout(size=248)
 PROPERTY = PropertyLayout()
@@ -131,9 +135,36 @@ def device_layout(version: tuple[int, int]) -> DeviceLayout:
     return _DEVICES[max((known for known in _DEVICES if known <= version), default=min(_DEVICES))]
 
 
-def layout_of_module(version: tuple[int, int], vermagic: str) -> DeviceLayout:
-    """The row for a module by its ``vermagic=``: builds of this project name themselves in the release."""
-    return OWN_HEADERS if _OWN_RELEASE in vermagic.partition(" ")[0] else device_layout(version)
+def with_of_node(row: DeviceLayout, of_node: int) -> DeviceLayout:
+    """A row for a build whose locks are larger (lock debugging), so that ``of_node`` is further behind.
+
+    What follows ``of_node`` may be larger too by an unknown amount: there is room for it.
+    """
+    shift = of_node - row.of_node
+    room = shift + _ROOM_BEHIND
+    return replace(
+        row,
+        of_node=of_node,
+        fwnode=of_node + 8,
+        dma_mask=None if row.dma_mask is None else row.dma_mask + shift,
+        coherent_dma_mask=None if row.coherent_dma_mask is None else row.coherent_dma_mask + shift,
+        device_size=row.device_size + room,
+        size=row.size + room,
+        platform_dma_mask=row.platform_dma_mask + room,
+        num_resources=row.num_resources + room,
+        resource=row.resource + room,
+    )
+
+
+def layout_of_module(version: tuple[int, int], file: ModuleFile | None) -> DeviceLayout:
+    """The row for a module: builds of this project name themselves in the release, debug builds show in the code."""
+    row = device_layout(version)
+    if file is None:
+        return row
+    if _OWN_RELEASE in file.vermagic.partition(" ")[0]:
+        return OWN_HEADERS
+    of_node = of_node_offset(file, row.of_node)
+    return row if of_node is None else with_of_node(row, of_node)
 
 
 # struct resource (include/linux/ioport.h)

@@ -100,6 +100,12 @@ class BoardSetup(State):
         return board
 
     @property
+    def has_masters(self) -> bool:
+        """Whether the tree in use has nodes that stand for bus masters (see ``kernel/bus_masters.py``)."""
+        tree = self._kernel.part(DeviceTree).tree
+        return tree is not None and any("pkvm-emu,dma-master" in one.strings("compatible") for one in tree.walk())
+
+    @property
     def tree(self) -> TreeNode:
         """The tree in use; a board without devices where no module needed one."""
         return self._kernel.part(DeviceTree).tree or self._new_board().root

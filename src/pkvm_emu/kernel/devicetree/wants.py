@@ -63,6 +63,7 @@ _WINDOWS = {
     "of_iomap": 1,
 }
 _INTERRUPTS = {"platform_get_irq": 1, "platform_get_irq_optional": 1, "of_irq_get": 1, "irq_of_parse_and_map": 1}
+_RUNTIME_PM = frozenset(("pm_runtime_enable", "devm_pm_runtime_enable"))
 _COUNT_LIMIT = 32
 _COUNTED = {"u8", "u16", "u32", "u64"}
 
@@ -91,6 +92,7 @@ class Wants:
             that it tells apart.
         windows: how many entries of ``reg`` it looks at.
         interrupts: how many interrupts it looks at.
+        runtime_pm: its devices are powered on demand.
     """
 
     tables: list[list[str]] = field(default_factory=list)
@@ -100,6 +102,7 @@ class Wants:
     kinds: list[str] = field(default_factory=list)
     windows: int = 1
     interrupts: int = 1
+    runtime_pm: bool = False
 
 
 def wants_of(file: ModuleFile) -> Wants:
@@ -114,6 +117,7 @@ def wants_of(file: ModuleFile) -> Wants:
             paths |= _Code(file, part.target).read(wants)
     if "/aliases" not in paths:
         wants.formats.clear()
+    wants.runtime_pm = any(symbol.shndx == 0 and symbol.name in _RUNTIME_PM for symbol in file.symbols)
     return wants
 
 

@@ -8,42 +8,16 @@ Sources: ``include/soc/google/exynos_usbdrd.h``, ``drivers/phy/samsung/phy-exyno
 
 from __future__ import annotations
 
+from pkvm_emu.kernel.bus_masters import BusMasters
 from pkvm_emu.kernel.kernel import Kernel
-from pkvm_emu.kernel.registry import kernel_part, kernel_symbol
+from pkvm_emu.kernel.registry import kernel_symbol
 from pkvm_emu.machine.calling import Ptr
-from pkvm_emu.machine.state import State
 
 _USB_PHY = ("phy-exynos-usbdrd-super", "phy-exynos-usbdrd-eusb-super")
 
 
-@kernel_part
-class UsbPhy(State):
-    """The USB PHY driver as its S2MPU sees it.
-
-    Attributes:
-        s2mpu_callback: EL1 address of ``int cb(struct device *s2mpu, bool on)``, 0 before one is registered.
-    """
-
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__(kernel.machine.journal, "kernel.companions.usb_phy")
-        self._kernel = kernel
-        self.s2mpu_callback = 0
-
-    def power(self, s2mpu: int, on: bool) -> int:
-        """Do what the PHY driver does when USB's power comes or is about to go.
-
-        Args:
-            s2mpu: EL1 address of the ``struct device`` of USB's S2MPU.
-            on: whether the power is there from now on.
-
-        Returns:
-            what the callback returned; 0 where none is registered.
-        """
-        return self._kernel.call_s32(self.s2mpu_callback, s2mpu, int(on)) if self.s2mpu_callback else 0
-
-
 @kernel_symbol("exynos_usbdrd_set_s2mpu_pm_ops", companion=_USB_PHY)
 def exynos_usbdrd_set_s2mpu_pm_ops(kernel: Kernel, callback: Ptr) -> int:
-    """Remember the S2MPU driver's callback; 0."""
-    kernel.part(UsbPhy).s2mpu_callback = callback
+    """Remember ``int callback(struct device *s2mpu, bool on)``, which the made-up bus masters call; 0."""
+    kernel.part(BusMasters).callbacks[_USB_PHY[0]] = callback
     return 0

@@ -18,6 +18,7 @@ EINVAL, EBUSY, ENOMEM, ENOENT = 22, 16, 12, 2
 _PLACE = "drivers/base/devres.c"
 #: Before it the messages of devm_ioremap_resource do not name the error.
 _NAMES_ERRORS = (6, 12)
+_RESOURCE_BUSY = 0x8000_0000
 _RESOURCE_TYPES = 0x1F00
 
 
@@ -138,6 +139,33 @@ def map_resource(kernel: Kernel, device: int, resource: int) -> int:
     devres.add(found, "region", start)
     devres.add(found, "mapping", address)
     return address
+
+
+@kernel_symbol("__devm_request_region")
+def devm_request_region(kernel: Kernel, device: Ptr, parent: Ptr, start: U64, size: U64, name: CStr) -> int:
+    """Request a range of addresses for as long as the driver is bound: ``struct resource``; NULL where somebody has it."""
+    end, devices = start + size - 1, kernel.part(Devices)
+    if any(low <= end and start <= high for low, (high, _) in devices.regions.items()):
+        return 0
+    found = _device(kernel, device)
+    text = devices.string(name or "")
+    resource = devices.allocate(found.layout.resource_size)
+    for index, value in enumerate((start, end, text, layouts.IORESOURCE_MEM | _RESOURCE_BUSY)):
+        kernel.memory.write_u64(resource + 8 * index, value)
+    devices.regions[start] = (end, found.name)
+    devres.add(found, "region", start)
+    return resource
+
+
+@kernel_symbol("__devm_release_region", runs_guest=True)
+def devm_release_region(kernel: Kernel, device: Ptr, parent: Ptr, start: U64, size: U64) -> None:
+    """Give a range back early."""
+    found = _device(kernel, device)
+    one = devres.remove(found, "region", start)
+    if one is None:
+        warn(kernel, "lib/devres.c")
+    else:
+        devres.release(kernel, found, one)
 
 
 def _refuse(kernel: Kernel, device: int, error: int, text: str, resource: int) -> int:

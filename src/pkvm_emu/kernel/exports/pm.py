@@ -14,7 +14,7 @@ from pkvm_emu.kernel.registry import kernel_symbol
 from pkvm_emu.machine.calling import S32, U32, Bool, Ptr
 
 EACCES, EAGAIN, EINVAL = 13, 11, 22
-_GET_PUT = 4
+GET_PUT = 4
 _RPM_ACTIVE, _RPM_SUSPENDED = 0, 2
 #: ``driver.pm`` in ``struct device_driver``, and the runtime callbacks in ``struct dev_pm_ops``.
 _DRIVER_PM = 120
@@ -85,7 +85,7 @@ def pm_runtime_disable(kernel: Kernel, device: Ptr, check_resume: Bool) -> None:
 def pm_runtime_resume(kernel: Kernel, device: Ptr, flags: S32) -> int:
     """Make a device active: 0, 1 if it is already, -EACCES while runtime PM is off, or what the callback returned."""
     found = _device(kernel, device)
-    if flags & _GET_PUT:
+    if flags & GET_PUT:
         found.usage += 1
     if found.disable_depth:
         return 1 if found.disable_depth == 1 and found.status == "active" else -EACCES
@@ -101,7 +101,7 @@ def pm_runtime_resume(kernel: Kernel, device: Ptr, flags: S32) -> int:
 def pm_runtime_suspend(kernel: Kernel, device: Ptr, flags: S32) -> int:
     """Suspend a device that nobody uses: 0, 1 if it is already, -EAGAIN while in use, -EACCES while runtime PM is off."""
     found = _device(kernel, device)
-    if flags & _GET_PUT and (done := _drop(kernel, found)) is not None:
+    if flags & GET_PUT and (done := _drop(kernel, found)) is not None:
         return done
     return _suspend(kernel, found)
 
@@ -110,7 +110,7 @@ def pm_runtime_suspend(kernel: Kernel, device: Ptr, flags: S32) -> int:
 def pm_runtime_idle(kernel: Kernel, device: Ptr, flags: S32) -> int:
     """Tell that a device may be idle: its idle callback may refuse, else it is suspended."""
     found = _device(kernel, device)
-    if flags & _GET_PUT and (done := _drop(kernel, found)) is not None:
+    if flags & GET_PUT and (done := _drop(kernel, found)) is not None:
         return done
     if found.disable_depth:
         return -EACCES
@@ -168,10 +168,10 @@ def pm_runtime_option(kernel: Kernel, device: Ptr, value: U32) -> None:
 @kernel_symbol("pm_runtime_forbid", runs_guest=True)
 def pm_runtime_forbid(kernel: Kernel, device: Ptr) -> None:
     """Keep a device active."""
-    pm_runtime_resume(kernel, device, _GET_PUT)
+    pm_runtime_resume(kernel, device, GET_PUT)
 
 
 @kernel_symbol("pm_runtime_allow", runs_guest=True)
 def pm_runtime_allow(kernel: Kernel, device: Ptr) -> None:
     """Undo ``pm_runtime_forbid``."""
-    pm_runtime_idle(kernel, device, _GET_PUT)
+    pm_runtime_idle(kernel, device, GET_PUT)
