@@ -49,6 +49,7 @@ def run_plan(system: System, plan: BootPlan, deprivilege: bool = True) -> None:
         _use_devices(kernel)
     if plan.load_modules:
         load_ordinary_modules(kernel, system.modprobe, system.boot_report)
+    kernel.idle()
 
 
 def _use_devices(kernel: Kernel) -> None:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pkvm_emu.contracts.rules import Selection
     from pkvm_emu.devices.loading import MmioSpec
     from pkvm_emu.explain import Explanations
+    from pkvm_emu.hyp.pviommu import Route
     from pkvm_emu.kernel.fs import FileSystem
     from pkvm_emu.kernel.initramfs.image import Initramfs
     from pkvm_emu.tracing.functions import FunctionTracer
@@ -419,12 +420,18 @@ class System:
         """
         return run_on(self, calls, seed, longest_turn)
 
-    def create_vm(self, protected: bool = True, smc_forwarded: bool = True) -> VirtualMachine:
+    def create_vm(
+        self,
+        protected: bool = True,
+        smc_forwarded: bool = True,
+        iommus: Mapping[int, Sequence[Route]] | None = None,
+    ) -> VirtualMachine:
         """Make a virtual machine, as a VMM does.
 
         Args:
             protected: a protected VM: the host loses access to the memory that it gives to it.
             smc_forwarded: modules are asked about the SMCs of a protected VM (a flag that the host gives when it makes the VM).
+            iommus: the IOMMUs that the guest sees (android16): by id, ``(id there, physical IOMMU, id there)`` of each endpoint.
 
         Raises:
             ModuleError: a protected module was not loaded, so the system is insecure and protected VMs are refused.
@@ -432,7 +439,7 @@ class System:
         """
         from pkvm_emu.vm import create
 
-        return create(self, protected, smc_forwarded)
+        return create(self, protected, smc_forwarded, iommus)
 
     # Snapshots
 

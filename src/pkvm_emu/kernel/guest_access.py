@@ -8,6 +8,7 @@ code for that (the hypervisor maps host memory on first touch), so functions tha
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from pkvm_emu.errors import ModuleError
@@ -120,3 +121,33 @@ def load_u64(kernel: Kernel, va: int) -> int:
 def store_uint(kernel: Kernel, va: int, value: int, size: int) -> None:
     """Store the low ``size`` bytes of ``value``."""
     store(kernel, va, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
+
+
+def empty_list(kernel: Kernel, head: int) -> None:
+    """Make a ``struct list_head`` point at itself."""
+    store(kernel, head, struct.pack("<QQ", head, head))
+
+
+def list_add_tail(kernel: Kernel, node: int, head: int) -> None:
+    """Put a ``struct list_head`` at the end of a list."""
+    last = load_u64(kernel, head + 8)
+    store(kernel, node, struct.pack("<QQ", head, last))
+    store_uint(kernel, last, node, 8)
+    store_uint(kernel, head + 8, node, 8)
+
+
+def list_del_init(kernel: Kernel, node: int) -> None:
+    """Take a node off its list and make it a list of its own."""
+    following, previous = load_u64(kernel, node), load_u64(kernel, node + 8)
+    store_uint(kernel, previous, following, 8)
+    store_uint(kernel, following + 8, previous, 8)
+    empty_list(kernel, node)
+
+
+def list_nodes(kernel: Kernel, head: int) -> list[int]:
+    """The nodes of a list, first to last."""
+    nodes, node = [], load_u64(kernel, head)
+    while node != head:
+        nodes.append(node)
+        node = load_u64(kernel, node)
+    return nodes

@@ -17,6 +17,7 @@ from pkvm_emu.kernel.page_allocator import PageAllocator
 from pkvm_emu.kernel.parameters import ModuleParameters
 from pkvm_emu.kernel.smp import Smp
 from pkvm_emu.kernel.symbols import KernelSymbols
+from pkvm_emu.kernel.time import Clock
 from pkvm_emu.kernel.varargs import RegisterArgs
 from pkvm_emu.kernel.vsprintf import format_text
 from pkvm_emu.kernel.vsprintf_env import FormatEnv
@@ -26,6 +27,8 @@ from pkvm_emu.machine.state import State, StateDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pkvm_emu.kernel.hooks import Hooks
 
 P = TypeVar("P")
 _EL1H_MASKED = 0x3C5
@@ -166,6 +169,13 @@ class Kernel(State):
         """EL1 exceptions."""
         return self._faults
 
+    @property
+    def hooks(self) -> Hooks:
+        """Tracepoints and vendor hooks: what is registered, and firing them (``hooks.fire("android_vh_...", ...)``)."""
+        from pkvm_emu.kernel.hooks import Hooks
+
+        return self.part(Hooks)
+
     def part(self, kind: type[P]) -> P:
         """This kernel's object of a class registered with ``kernel_part``; made when somebody first asks for it.
 
@@ -176,6 +186,28 @@ class Kernel(State):
             found = kind(self)  # type: ignore[call-arg]
             self._parts[kind] = found
         return found
+
+    def part_made(self, name: str) -> Any:
+        """The object of a class of that name where somebody asked for it before; None: nobody did, so nothing is in it."""
+        return next((part for kind, part in self._parts.items() if kind.__name__ == name), None)
+
+    def idle(self, nanoseconds: int | None = None) -> None:
+        """The host has nothing to do: deferred work (work items, timers, threads) runs, and time goes on to it.
+
+        Args:
+            nanoseconds: for how long. None: until what is pending now has had its turn, 10 s at most.
+        """
+        scheduler = self.part_made("Scheduler")
+        if scheduler is not None:
+            scheduler.idle(nanoseconds)
+            return
+        self.part(Clock).advance(nanoseconds or 0)
+
+    def run_ready(self) -> None:
+        """Let deferred work run that is ready now; time does not go on by itself."""
+        scheduler = self.part_made("Scheduler")
+        if scheduler is not None:
+            scheduler.run_ready()
 
     # Set-up
 
@@ -243,6 +275,14 @@ class Kernel(State):
     def pid(self) -> int:
         """PID of the task that runs on the current CPU, as ``kvm [PID]:`` prefixes have it."""
         cpu = self._machine.current.index
+        if self._machine.engine.read("sp_el0") == self.task_va(cpu):
+            return self.pid_of_cpu(cpu)
+        from pkvm_emu.kernel.deferred.tasks import Tasks
+
+        return self.part(Tasks).current.pid
+
+    def pid_of_cpu(self, cpu: int) -> int:
+        """PID of a CPU's own task: init on CPU 0, a hotplug thread on the others."""
         return _PID_OF_FIRST_CPUHP + cpu - 1 if cpu else _PID_OF_INIT
 
     def kvm_log(self, text: str, level: int = 3) -> None:
@@ -334,6 +374,8 @@ class Kernel(State):
             return True
         if key == "cpu_hwcap_keys":
             return offset // 16 in self.capability_numbers()
+        if key.startswith("__tracepoint_") and key in self._symbols.addresses:
+            return self._memory.read_u32(self._symbols.addresses[key] + offset) > 0
         return None
 
     def describe(self, va: int) -> str:

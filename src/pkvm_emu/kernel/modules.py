@@ -15,7 +15,7 @@ from pkvm_emu.elf.layout import Layout, Region
 from pkvm_emu.elf.link import LinkedImage, Resolver, link
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.elf.symbols import Symboliser
-from pkvm_emu.errors import ModuleError, UsageError
+from pkvm_emu.errors import EmulatorError, ModuleError, UsageError
 from pkvm_emu.kernel import layout as kernel_layout
 from pkvm_emu.kernel.module_imports import Imports, is_proprietary, licence_of
 from pkvm_emu.kernel.page_allocator import MAX_ORDER
@@ -169,6 +169,10 @@ class ModuleLoader(State):
             raise ModuleLoadError(f"{file.name} is loaded already (-EEXIST)", -EEXIST, file.name, "lookup")
         self._check_blacklist(file)
         self._check_generation(file)
+        if file.inlined_shadow is not None:
+            from pkvm_emu.kernel.kasan_shadow import KasanShadow
+
+            kernel.part(KasanShadow).open(file.inlined_shadow)
         module = self._place(file)
         self.modules[module.name] = module
         self._use_exporters(module)
@@ -195,6 +199,8 @@ class ModuleLoader(State):
             )
         module.status = "live"
         self._finish(module)
+        # What init queued would have run beside it on another CPU.
+        kernel.run_ready()
         return module
 
     # Steps
@@ -230,7 +236,11 @@ class ModuleLoader(State):
         kernel = self._kernel
         base = kernel.memory.next_module
         layout = Layout.assign(file, base)
-        kernel.memory.reserve_module_area(layout.size)
+        try:
+            kernel.memory.reserve_module_area(layout.size)
+        except EmulatorError as error:
+            kernel.memory.next_module = base
+            raise ModuleLoadError(f"{file.name}: {error} (-ENOMEM)", -ENOMEM, file.name, "memory") from error
         imports = Imports(kernel, file, self.modules)
         image = link(file, layout, self._resolve(file, imports))
         self._refuse_unresolved(file, image, imports)

@@ -68,7 +68,8 @@ class Smp(State):
             cpu: its number; where it is the one on the engine, the lowest other CPU takes over.
 
         Returns:
-            0 (also for one that is offline), -EINVAL for one that does not exist, -EBUSY for the last one, or what PSCI said.
+            0 (also for one that is offline), -EINVAL for one that does not exist, -EBUSY for the last one, what a module's hotplug
+            state returned that refuses, or what PSCI said.
         """
         if not self._exists(cpu):
             return -EINVAL
@@ -76,10 +77,14 @@ class Smp(State):
             return 0
         if self.online == 1 << cpu:
             return -EBUSY
+        refused = self._tell_states(cpu, coming=False)
+        if refused:
+            return refused
         self._set_online(self.online & ~(1 << cpu))
         answer = self._leave(cpu, _CPU_OFF, _POWER_DOWN)
         if answer is not None:
             self._set_online(self.online | 1 << cpu)
+            self._tell_states(cpu, coming=True)
             return errno_of(answer)
         state = self._kernel.smc(_AFFINITY_INFO, self._machine.cpus[cpu].mpidr & _AFFINITY, 0)[0]
         killed = "killed (polled 0 ms)" if state == 1 else "may not have shut down cleanly (AFFINITY_INFO reports 0)"
@@ -102,7 +107,7 @@ class Smp(State):
             self._kernel.log.write(f"psci: failed to boot CPU{cpu} ({error})", _ERROR)
             return error
         self._machine.run_started_cpus()
-        return 0
+        return self._tell_states(cpu, coming=True)
 
     # Suspend
 
@@ -163,6 +168,18 @@ class Smp(State):
 
     def _exists(self, cpu: int) -> bool:
         return 0 <= cpu < self._machine.profile.cpus
+
+    def _tell_states(self, cpu: int, coming: bool) -> int:
+        """Call the hotplug states of modules on the CPU; 0, or the errno of one that refuses."""
+        from pkvm_emu.kernel.hotplug_states import HotplugStates
+
+        states = self._kernel.part(HotplugStates)
+        if not states.states:
+            return 0
+        with self._machine.on_cpu(cpu):
+            if not self._machine.core.depth:
+                self._kernel.use_own_stack()
+            return states.cpu_comes(cpu) if coming else states.cpu_goes(cpu)
 
     def _leave(self, cpu: int, function: int, *args: int) -> int | None:
         """A PSCI call on a CPU that is not to come back; its result where it does."""

@@ -9,7 +9,7 @@ from pkvm_emu.arch.insn import hvc, ret
 from pkvm_emu.errors import EmulatorError, ModuleError
 from pkvm_emu.kernel import layout, registry
 from pkvm_emu.kernel.guest_access import access_oops
-from pkvm_emu.kernel.sync import TryAgain
+from pkvm_emu.kernel.sync import Parked, TryAgain
 from pkvm_emu.kernel.vsprintf_env import GuestFault
 from pkvm_emu.machine.calling import bind
 from pkvm_emu.machine.core import SERVICE_IMMEDIATE, Service
@@ -96,8 +96,8 @@ class KernelSymbols(State):
         """What is served in this kernel only, by name. It is no part of snapshots."""
         return dict(self._own)
 
-    @provided.setter
-    def provided(self, functions: dict[str, registry.KernelFunction]) -> None:
+    def replace_provided(self, functions: dict[str, registry.KernelFunction]) -> None:
+        """Serve these in this kernel only, and no others."""
         self._own = dict(functions)
 
     def read_variable(self, name: str) -> int:
@@ -151,13 +151,20 @@ class KernelSymbols(State):
             try:
                 return call(*registers)
             except TryAgain:
-                engine = self._kernel.machine.engine
-                engine.write("pc", engine.read("pc") - 4)
+                self._call_again()
                 return None
+            except Parked:
+                self._call_again()
+                raise
             except GuestFault as fault:
                 raise access_oops(self._kernel, name, fault) from fault
 
         return guarded
+
+    def _call_again(self) -> None:
+        """Put the PC back to the stub, so that going on makes the same call."""
+        engine = self._kernel.machine.engine
+        engine.write("pc", engine.read("pc") - 4)
 
     def _stop_at(self, name: str) -> Callable[..., None]:
         def stop(*registers: int) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
 
 
+#: ``thread_info.preempt.count``.
+_PREEMPT_COUNT = 16
 #: Tries of one CPU after which a lock counts as never released.
 _SPIN_LIMIT = 100_000
 
@@ -22,11 +24,16 @@ class TryAgain(Exception):
     """What an exported function waits for is not there yet: the CPU makes the same call again in its next turn."""
 
 
+class Parked(Exception):
+    """The task sleeps in an exported function: its run ends here, and it makes the same call again when it runs next."""
+
+
 class Holder(NamedTuple):
-    """Who holds a lock: the return address of the call that took it, and the CPU."""
+    """Who holds a lock: the return address of the call that took it, the CPU, and the task."""
 
     caller: int
     cpu: int
+    task: int
 
 
 @kernel_part
@@ -38,7 +45,6 @@ class Locks(State):
         waits: by CPU, the lock that it waits for.
         tries: how often the CPU that waits now has tried.
         spinning: by CPU, the number of spin locks held: sleeping is a bug then.
-        waiting: wait queue on which the task has been put, 0 for none.
 
     Args:
         kernel: whose locks they are.
@@ -51,12 +57,11 @@ class Locks(State):
         self.waits: StateDict[int, int] = StateDict(kernel.machine.journal, "kernel.locks.waits")
         self.tries = 0
         self.spinning: StateDict[int, int] = StateDict(kernel.machine.journal, "kernel.locks.spinning")
-        self.waiting = 0
 
     def taken(self, lock: int, spins: bool) -> None:
         """Note that the calling function holds a lock."""
-        cpu = self._cpu
-        self.holders[lock] = Holder(self._kernel.machine.engine.read("x30"), cpu)
+        cpu, engine = self._cpu, self._kernel.machine.engine
+        self.holders[lock] = Holder(engine.read("x30"), cpu, engine.read("sp_el0"))
         self.done_waiting()
         if spins:
             self.spinning[cpu] = self.spinning.get(cpu, 0) + 1
@@ -128,21 +133,22 @@ class Locks(State):
         """The error for a wait that nothing can end, to be raised."""
         return Stuck(f"{what}: nothing can wake the task; {caller(self._kernel)} waits for ever")
 
+    def held_by_current(self, lock: int) -> bool:
+        """Whether the task that runs took a lock and has not released it."""
+        holder = self.holders.get(lock)
+        return holder is not None and holder.task == self._kernel.machine.engine.read("sp_el0")
+
     def may_sleep(self) -> None:
-        """A place that may sleep: with a spin lock held the kernel complains in its log."""
-        held = self.spinning.get(self._cpu, 0)
+        """A place that may sleep: with a spin lock held, preemption off or in an interrupt the kernel complains in its log."""
+        task = self._kernel.machine.engine.read("sp_el0")
+        held = self.spinning.get(self._cpu, 0) + self._kernel.memory.read_u32(task + _PREEMPT_COUNT)
         if held:
             called = self._kernel.describe(self._kernel.machine.engine.read("x30") - 4)
             self._kernel.log.write(
-                f"BUG: scheduling while atomic: swapper/0/{self._kernel.pid}/{held:#010x} at {called}", level=3
+                f"BUG: scheduling while atomic: {self._task_name()}/{self._kernel.pid}/{held:#010x} at {called}", level=3
             )
 
-    def scheduled(self) -> None:
-        """The task gives the CPU away.
+    def _task_name(self) -> str:
+        from pkvm_emu.kernel.deferred.tasks import Tasks
 
-        Raises:
-            Stuck: it is on a wait queue, and there is nobody to wake it.
-        """
-        self.may_sleep()
-        if self.waiting:
-            raise self.nothing_wakes(f"wait queue {self._kernel.describe(self.waiting)}")
+        return self._kernel.part(Tasks).current.name

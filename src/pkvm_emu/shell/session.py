@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.kernel.fs import MemoryFile
-from pkvm_emu.kernel.time import Clock
 from pkvm_emu.shell.commands import register_all
 from pkvm_emu.shell.interpreter import Shell
 from pkvm_emu.shell.jobs import Scheduler
@@ -28,10 +27,10 @@ class SystemClock:
         return self._system.kernel.uptime_ns()
 
     def advance_to(self, moment: int) -> None:
-        """Let the counter run up to ``moment``; never backwards."""
+        """Let the counter run up to ``moment``, never backwards; timers and deferred work of the kernel run on the way."""
         left = moment - self.now()
         if left > 0:
-            self._system.kernel.part(Clock).advance(left)
+            self._system.kernel.idle(left)
 
 
 class Session:

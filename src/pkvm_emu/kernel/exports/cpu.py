@@ -1,6 +1,4 @@
-"""CPUs, caches and RCU (``arch/arm64/mm/cache.S``, ``kernel/smp.c``, ``kernel/rcu``). Nobody reads under RCU while others run,
-so a grace period is over at once.
-"""
+"""CPUs and caches (``arch/arm64/mm/cache.S``, ``kernel/smp.c``)."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from pkvm_emu.kernel.guest_access import load_u64
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.registry import kernel_symbol
 from pkvm_emu.kernel.smp import Smp
-from pkvm_emu.machine.calling import S32, U64, Bool, Ptr
+from pkvm_emu.machine.calling import S32, U32, U64, Bool, Ptr
 
 # Caches
 
@@ -87,26 +85,55 @@ def _call_on(kernel: Kernel, cpu: int, function: int, info: int) -> bool:
     return kernel.part(Smp).call_on(cpu, function, info)
 
 
+@kernel_symbol("smp_call_function_single_async", runs_guest=True)
+def smp_call_function_single_async(kernel: Kernel, cpu: S32, csd: Ptr) -> int:
+    """Run the function of a ``struct call_single_data`` (func @16, info @24) on a CPU; -ENXIO for one that is not online."""
+    return 0 if _call_on(kernel, cpu, load_u64(kernel, csd + 16), load_u64(kernel, csd + 24)) else -ENXIO
+
+
+@kernel_symbol("smp_call_function_any", runs_guest=True)
+def smp_call_function_any(kernel: Kernel, mask: Ptr, function: Ptr, info: Ptr, wait: S32) -> int:
+    """Run a function on one CPU of a mask, on this one where it may."""
+    wanted, here = load_u64(kernel, mask), kernel.machine.current.index
+    for cpu in (here, *_others(kernel)):
+        if wanted >> cpu & 1:
+            return 0 if _call_on(kernel, cpu, function, info) else -ENXIO
+    return -ENXIO
+
+
+@kernel_symbol("smp_call_on_cpu", "work_on_cpu", runs_guest=True)
+def smp_call_on_cpu(kernel: Kernel, cpu: U32, function: Ptr, argument: Ptr) -> int:
+    """Run a function on a CPU; what it returned, or -ENXIO for a CPU that is not online."""
+    if cpu == kernel.machine.current.index:
+        return kernel.call(function, argument)
+    if not kernel.part(Smp).is_online(cpu):
+        return -ENXIO
+    with kernel.machine.on_cpu(cpu):
+        kernel.use_own_stack()
+        return kernel.call(function, argument)
+
+
+@kernel_symbol("stop_machine", "stop_machine_cpuslocked", runs_guest=True)
+def stop_machine(kernel: Kernel, function: Ptr, data: Ptr, mask: Ptr) -> int:
+    """Run a function on one CPU (NULL) or on those of a mask while nobody else runs; what the last that failed returned."""
+    wanted, here = (load_u64(kernel, mask) if mask else 1 << kernel.machine.current.index), kernel.machine.current.index
+    result = 0
+    for cpu in (here, *_others(kernel)):
+        if wanted >> cpu & 1:
+            answer = kernel.call_s32(function, data) if cpu == here else _answer_on(kernel, cpu, function, data)
+            result = answer or result
+    return result
+
+
+def _answer_on(kernel: Kernel, cpu: int, function: int, argument: int) -> int:
+    with kernel.machine.on_cpu(cpu):
+        kernel.use_own_stack()
+        return kernel.call_s32(function, argument)
+
+
 @kernel_symbol("kick_all_cpus_sync", "cpus_read_lock", "cpus_read_unlock", "migrate_disable", "migrate_enable")
 def cpu_set_is_stable(kernel: Kernel) -> None:
     """No CPU comes or goes, and the task stays on its own."""
-
-
-# RCU
-
-
-@kernel_symbol(
-    *("__rcu_read_lock", "__rcu_read_unlock", "synchronize_rcu", "synchronize_rcu_expedited", "rcu_barrier"),
-    *("synchronize_net", "rcu_read_unlock_strict"),
-)
-def rcu(kernel: Kernel) -> None:
-    """Nobody else reads: a grace period is over at once."""
-
-
-@kernel_symbol("call_rcu", "call_rcu_hurry", runs_guest=True)
-def call_rcu(kernel: Kernel, head: Ptr, function: Ptr) -> None:
-    """Call ``function(head)`` after a grace period."""
-    kernel.call(function, head)
 
 
 # Memory map

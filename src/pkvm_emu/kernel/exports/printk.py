@@ -27,11 +27,20 @@ def stack_chk_fail(kernel: Kernel) -> None:
     raise KernelPanic(f"Kernel panic - not syncing: {text}")
 
 
-@kernel_symbol("panic")
+def tell_panic(kernel: Kernel, text: str) -> None:
+    """Call the panic notifiers, where a module linked to their list; each gets the message."""
+    if "panic_notifier_list" in kernel.symbols.addresses:
+        from pkvm_emu.kernel.exports.notifiers import call_kernel_chain
+
+        call_kernel_chain(kernel, "panic", 0, kernel.scratch_string(text))
+
+
+@kernel_symbol("panic", runs_guest=True)
 def panic(kernel: Kernel, fmt: Ptr, args: VarArgs) -> None:
-    """Stop the kernel with a message."""
+    """Stop the kernel with a message, after the panic notifiers."""
     text = kernel.format(kernel.read_cstr(fmt), args).rstrip("\n")
     kernel.log.write(f"Kernel panic - not syncing: {text}", level=0)
+    tell_panic(kernel, text)
     raise KernelPanic(f"Kernel panic - not syncing: {text}")
 
 

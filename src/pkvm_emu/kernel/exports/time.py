@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import struct
+from errno import EINTR
 
-from pkvm_emu.kernel.guest_access import store
+from pkvm_emu.kernel.deferred.scheduler import Scheduler
+from pkvm_emu.kernel.deferred.tasks import INTERRUPTIBLE, RUNNING, UNINTERRUPTIBLE, Tasks
+from pkvm_emu.kernel.guest_access import load_u64, store
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.registry import kernel_symbol
 from pkvm_emu.kernel.sync import Locks
@@ -109,76 +112,122 @@ def delay(kernel: Kernel, ticks: U64) -> None:
     kernel.part(Clock).publish()
 
 
-def _sleep(kernel: Kernel, nanoseconds: int) -> None:
-    kernel.part(Locks).may_sleep()
-    kernel.part(Clock).advance(nanoseconds)
+def _sleep(kernel: Kernel, nanoseconds: int, what: str) -> None:
+    kernel.part(Scheduler).sleep(nanoseconds, what)
 
 
-@kernel_symbol("msleep")
+@kernel_symbol("msleep", runs_guest=True)
 def msleep(kernel: Kernel, milliseconds: U32) -> None:
     """Sleep at least for milliseconds: whole jiffies and one more, as the timer has it."""
-    _sleep(kernel, (-(-milliseconds * HZ // 1000) + 1) * _NS_PER_JIFFY)
+    _sleep(kernel, (-(-milliseconds * HZ // 1000) + 1) * _NS_PER_JIFFY, f"msleep({milliseconds})")
 
 
-@kernel_symbol("msleep_interruptible")
+@kernel_symbol("msleep_interruptible", runs_guest=True)
 def msleep_interruptible(kernel: Kernel, milliseconds: U32) -> int:
     """The same; no signal comes, so nothing is left: 0."""
     msleep(kernel, milliseconds)
     return 0
 
 
-@kernel_symbol("usleep_range_state", "usleep_range", "usleep_idle_range")
+@kernel_symbol("usleep_range_state", "usleep_range", "usleep_idle_range", runs_guest=True)
 def usleep_range(kernel: Kernel, low: U64, high: U64) -> None:
     """Sleep for the shortest time of a range in microseconds."""
-    _sleep(kernel, low * 1000)
+    _sleep(kernel, low * 1000, f"usleep_range({low})")
 
 
-@kernel_symbol("fsleep")
+@kernel_symbol("fsleep", runs_guest=True)
 def fsleep(kernel: Kernel, microseconds: U64) -> None:
     """Sleep for microseconds."""
-    _sleep(kernel, microseconds * 1000)
+    _sleep(kernel, microseconds * 1000, f"fsleep({microseconds})")
 
 
-@kernel_symbol("ssleep")
+@kernel_symbol("ssleep", runs_guest=True)
 def ssleep(kernel: Kernel, seconds: U32) -> None:
     """Sleep for seconds."""
-    _sleep(kernel, seconds * NS_PER_SECOND)
+    _sleep(kernel, seconds * NS_PER_SECOND, f"ssleep({seconds})")
 
 
-@kernel_symbol(
-    "schedule_timeout", "schedule_timeout_uninterruptible", "schedule_timeout_interruptible", "io_schedule_timeout"
-)
-def schedule_timeout(kernel: Kernel, timeout: S64) -> int:
-    """Sleep for jiffies: nobody wakes the task, so 0 are left. Without a limit this never returns."""
+def _schedule_timeout(kernel: Kernel, timeout: int) -> int:
+    """Sleep for jiffies in the state that the task has set; what is left of them."""
+    tasks, scheduler = kernel.part(Tasks), kernel.part(Scheduler)
     if timeout == _MAX_SCHEDULE_TIMEOUT:
-        raise kernel.part(Locks).nothing_wakes("schedule_timeout() without a limit")
-    _sleep(kernel, max(timeout, 0) * _NS_PER_JIFFY)
-    return 0
+        scheduler.schedule("schedule_timeout() without a limit")
+        return timeout
+    task = tasks.current
+    end = kernel.uptime_ns() + max(timeout, 0) * _NS_PER_JIFFY
+    if task.wait is not None and task.wait.deadline is not None:
+        end = task.wait.deadline
+    if not scheduler.schedule(f"schedule_timeout({timeout})", max(timeout, 0) * _NS_PER_JIFFY):
+        return 0
+    return max(-(-(end - kernel.uptime_ns()) // _NS_PER_JIFFY), 0)
+
+
+@kernel_symbol("schedule_timeout", "io_schedule_timeout", runs_guest=True)
+def schedule_timeout(kernel: Kernel, timeout: S64) -> int:
+    """Sleep for jiffies, or until somebody wakes the task; what is left. With the state TASK_RUNNING it does not sleep."""
+    return _schedule_timeout(kernel, timeout)
+
+
+@kernel_symbol("schedule_timeout_uninterruptible", "schedule_timeout_killable", "schedule_timeout_idle", runs_guest=True)
+def schedule_timeout_uninterruptible(kernel: Kernel, timeout: S64) -> int:
+    """The same in TASK_UNINTERRUPTIBLE."""
+    _set_state(kernel, UNINTERRUPTIBLE)
+    return _schedule_timeout(kernel, timeout)
+
+
+@kernel_symbol("schedule_timeout_interruptible", runs_guest=True)
+def schedule_timeout_interruptible(kernel: Kernel, timeout: S64) -> int:
+    """The same in TASK_INTERRUPTIBLE; no signal comes."""
+    _set_state(kernel, INTERRUPTIBLE)
+    return _schedule_timeout(kernel, timeout)
+
+
+def _set_state(kernel: Kernel, state: int) -> None:
+    """Set the state, unless this is the same call made again by a task that has slept in it."""
+    tasks = kernel.part(Tasks)
+    if tasks.current.wait is None:
+        tasks.set_state(tasks.current, state)
 
 
 @kernel_symbol("schedule_hrtimeout", "schedule_hrtimeout_range", runs_guest=True)
 def schedule_hrtimeout(kernel: Kernel, expires: Ptr, slack: U64, mode: U32) -> int:
-    """Sleep until ``*expires`` (relative where mode has bit 0): 0, the time is over. NULL waits for ever."""
+    """Sleep until ``*expires`` (relative where mode has bit 0), or until woken: 0 after the time, -EINTR before it.
+
+    NULL waits until woken.
+    """
+    scheduler = kernel.part(Scheduler)
     if not expires:
-        raise kernel.part(Locks).nothing_wakes("schedule_hrtimeout() without a limit")
-    wanted = kernel.memory.read_u64(expires)
-    _sleep(kernel, wanted if mode & 1 else max(wanted - kernel.uptime_ns(), 0))
-    return 0
+        scheduler.schedule("schedule_hrtimeout() without a limit")
+        return -EINTR
+    wanted = load_u64(kernel, expires)
+    limit = wanted if mode & 1 else max(wanted - kernel.uptime_ns(), 0)
+    return -EINTR if scheduler.schedule("schedule_hrtimeout()", limit) else 0
 
 
-@kernel_symbol("schedule", "io_schedule", "yield")
+@kernel_symbol("schedule", "io_schedule", "schedule_preempt_disabled", runs_guest=True)
 def schedule(kernel: Kernel) -> None:
-    """Let others run: there is one task. If it waits on a queue, nothing can wake it."""
-    kernel.part(Locks).scheduled()
-    kernel.part(Clock).advance(_NS_PER_JIFFY)
+    """Give the CPU away: the others run. A task that set another state than TASK_RUNNING sleeps until it is woken."""
+    kernel.part(Scheduler).schedule("schedule(): a wake-up")
 
 
-@kernel_symbol(
-    "__cond_resched", "_cond_resched", "dynamic_cond_resched", "preempt_schedule", "preempt_schedule_notrace"
-)
+@kernel_symbol("yield", runs_guest=True)
+def yield_(kernel: Kernel) -> None:
+    """Let the others run."""
+    tasks = kernel.part(Tasks)
+    tasks.set_state(tasks.current, RUNNING)
+    kernel.part(Scheduler).schedule("yield()")
+
+
+@kernel_symbol("__cond_resched", "_cond_resched", "dynamic_cond_resched", runs_guest=True)
 def cond_resched(kernel: Kernel) -> int:
-    """Nobody else wants to run: 0."""
+    """Let others run that want to: 0."""
+    kernel.run_ready()
     return 0
+
+
+@kernel_symbol("preempt_schedule", "preempt_schedule_notrace", "preempt_schedule_irq")
+def preempt_schedule(kernel: Kernel) -> None:
+    """Preemption is on again: nobody preempts here."""
 
 
 @kernel_symbol("__might_sleep", "__might_resched", "__might_fault", "might_sleep")

@@ -56,6 +56,28 @@ def smc(context: Context) -> int:
     return 0 if result.is_success else 1
 
 
+@command("reboot", "[-p] [COMMAND]", "restart the system: notifiers, handlers, PSCI")
+def reboot(context: Context) -> int:
+    """End the system by a restart (``-p``: by switching off). Nothing runs afterwards."""
+    found, words = context.options("p")
+    context.system.reboot("poweroff" if "p" in found else "restart", " ".join(words))
+    return 0
+
+
+@command("poweroff", "", "switch the system off")
+def poweroff(context: Context) -> int:
+    """End the system by switching off."""
+    context.system.reboot("poweroff")
+    return 0
+
+
+@command("halt", "", "stop the system")
+def halt(context: Context) -> int:
+    """End the system by stopping its CPU."""
+    context.system.reboot("halt")
+    return 0
+
+
 @command("pages", "ADDRESS...", "who owns the page at a physical address")
 def pages(context: Context) -> int:
     """Owner, state and entries of pages; and why the last request was refused, without an address."""
