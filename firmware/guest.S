@@ -156,47 +156,13 @@ guest_smc_dispatch:
         mov     x0, #2
         b       guest_leave
 
-kcfi_guest_resets:      .word 0
-// guest_resets(list): a count, the VM page, then {function, cookie, host_to_guest} each: reset devices until one fails.
-guest_resets:
-        hint    #34
-        stp     x29, x30, [sp, #-48]!
-        mov     x29, sp
-        stp     x19, x20, [sp, #16]
-        str     x21, [sp, #32]
-        mov     x19, x0
-        mov     x20, xzr
-        mov     x21, x0
-1:      ldr     x1, [x19]
-        mov     x0, xzr
-        cmp     x20, x1
-        b.hs    2f
-        ldr     x9, [x21, #16]
-        ldr     x0, [x21, #24]
-        ldr     w1, [x21, #32]
-        add     x21, x21, #24
-        add     x20, x20, #1
-        CALL_CHECKED kcfi_device_reset
-        cbz     w0, 1b
-2:      sxtw    x1, w0
-        mov     x0, x19
-        bl      op_guest_resets_done
-        ldr     x21, [sp, #32]
-        ldp     x19, x20, [sp, #16]
-        ldp     x29, x30, [sp], #48
-        ret
-
 op_guest_load:
         hvc     #0x8000
         ret
 op_guest_exit:
         hvc     #0x8000
         ret
-op_guest_resets_done:
-        hvc     #0x8000
-        ret
 kcfi_guest_smc:         .word 0
-kcfi_device_reset:      .word 0
         .balign 4096
 
 // The guest: EL1 with its MMU off. Each piece ends in a WFI, which the hypervisor traps.

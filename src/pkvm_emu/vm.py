@@ -14,6 +14,7 @@ What the host does goes through its hypercalls; what the guest does runs on the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,16 @@ from pkvm_emu.arch.esr import Esr
 from pkvm_emu.errors import EmulatorError, ModuleError, UsageError
 from pkvm_emu.hyp import vm as ctx
 from pkvm_emu.hyp.devices import Devices
+from pkvm_emu.hyp.host_requests import HostRequest, MapRequest
+from pkvm_emu.hyp.memcache import HostMemcache
 from pkvm_emu.hyp.ownership_guest import guest_state
 from pkvm_emu.hyp.page_state import state_name
 from pkvm_emu.hyp.pgtable import PROT_RWX
+from pkvm_emu.hyp.pviommu import Route
 from pkvm_emu.hyp.vm import IPA_BITS, Vm
 from pkvm_emu.hyp.vms import Vms
 from pkvm_emu.results import HvcResult, signed
+from pkvm_emu.vm_requests import serve
 from pkvm_emu.vm_results import GuestAccess, GuestCallResult
 
 if TYPE_CHECKING:
@@ -55,11 +60,14 @@ class VirtualMachine:
     Methods that make hypercalls return their errno (0 or negative), as ``system.hvc`` does; ``system.explain()`` says why.
     """
 
-    def __init__(self, system: System, protected: bool, smc_forwarded: bool) -> None:
+    def __init__(
+        self, system: System, protected: bool, smc_forwarded: bool, iommus: Mapping[int, Sequence[Route]]
+    ) -> None:
         self._system = system
         self._kernel, self._hyp = system.kernel, system.hyp
         self._vms = system.hyp.part(Vms)
-        self._vm: Vm = self._vms.create(self._hand_over(_FIRST_PAGES), protected, smc_forwarded)
+        kvm = self._announce_iommus(iommus) if iommus else 0
+        self._vm: Vm = self._vms.create(self._hand_over(_FIRST_PAGES), protected, smc_forwarded, kvm)
         self._handle = self._vm.handle
         code, self._labels = self._vms.guest_code
         page = self._host_page()
@@ -115,7 +123,22 @@ class VirtualMachine:
         """Compare the guest's page states with the host's; one line for each disagreement."""
         return self._vm.check()
 
+    @property
+    def requests(self) -> list[HostRequest | MapRequest]:
+        """What the guest's last call lacked; the host sees to it before the VM runs again."""
+        return list(self._vm.requests)
+
+    def forget_requests(self) -> None:
+        """They have been seen to."""
+        self._vm.requests.clear()
+
     # What the host does with it
+
+    def add_iommu_pages(self, pa: int, order: int) -> None:
+        """Have ``2**order`` host pages ready for the tables of the guest's IOMMU domains."""
+        cache = HostMemcache(self._system.machine.ram, self._vm.iommu_cache, self._vm.iommu_cached)
+        cache.push(pa, order)
+        self._vm.iommu_cache, self._vm.iommu_cached = cache.head, cache.count
 
     def donate(self, pa: int, ipa: int, pages: int = 1) -> int:
         """Give host pages to a protected VM, at guest address ``ipa``. Both page aligned.
@@ -170,8 +193,9 @@ class VirtualMachine:
             raise UsageError(f"{self._system.generation.name} cannot assign devices to guests")
         devices = self._hyp.part(Devices)
         number = devices.find(pa)
-        if number is not None and number not in self._vms.devices:
-            for base, size in devices.resources[number]:
+        group = [] if number is None else [n for n, one in enumerate(devices.groups) if one == devices.groups[number]]
+        for member in group:
+            for base, size in devices.resources[member] if member not in devices.owners else ():
                 error = self._call("host_donate_hyp_mmio", base >> PAGE_SHIFT, size >> PAGE_SHIFT)
                 if error:
                     return error
@@ -233,6 +257,21 @@ class VirtualMachine:
         return self._guest_access("store", ipa, size, value & (1 << 8 * size) - 1)
 
     # Parts: the host
+
+    def _announce_iommus(self, iommus: Mapping[int, Sequence[Route]]) -> int:
+        """Put endpoints behind the IOMMUs of a VM to be made; the kernel VA that names it."""
+        if not self._vms.rules.assigns_devices:
+            raise UsageError(f"{self._system.generation.name} gives guests no IOMMUs")
+        kvm = self._kernel.memory.linear_va(self._host_page())
+        for number, routes in iommus.items():
+            self._announce("pviommu_attach", kvm, number)
+            for vsid, iommu, sid in routes:
+                self._announce("pviommu_add_vsid", kvm, number, iommu, sid, vsid)
+        return kvm
+
+    def _announce(self, name: str, *args: int) -> None:
+        if error := self._call(name, *args):
+            raise UsageError(f"{name}({', '.join(map(hex, args[1:]))}) is refused: {errno_name(error)}")
 
     def _host_page(self) -> int:
         pa = self._kernel.pages.alloc_pages(0, zero=True)
@@ -310,6 +349,10 @@ class VirtualMachine:
         self._begin(label, registers)
         for _ in range(_MOST_EXITS):
             kind = self._run() >> 26
+            if self._vm.requests:
+                exited = True
+                serve(self._system, self)
+                continue
             if kind == _EC_WFX:
                 return GuestCallResult(tuple(self._vm[8 * n] for n in range(_REGISTERS)), exited)
             if kind not in (_EC_SMC64, _EC_HVC64):
@@ -353,7 +396,9 @@ class VirtualMachine:
         return self._vm[ctx.CTX_ESR]
 
 
-def create(system: System, protected: bool, smc_forwarded: bool) -> VirtualMachine:
+def create(
+    system: System, protected: bool, smc_forwarded: bool, iommus: Mapping[int, Sequence[Route]] | None = None
+) -> VirtualMachine:
     """Make a VM; see :meth:`pkvm_emu.system.System.create_vm`."""
     kernel = system.kernel
     if not kernel.protected:
@@ -363,4 +408,4 @@ def create(system: System, protected: bool, smc_forwarded: bool) -> VirtualMachi
     if protected and not system.is_secure:
         failed = next(outcome.name for outcome in system.boot_report.outcomes if outcome.status != "loaded")
         raise ModuleError(f"protected VMs are refused: the system is insecure, because {failed} was not loaded")
-    return VirtualMachine(system, protected, smc_forwarded)
+    return VirtualMachine(system, protected, smc_forwarded, iommus or {})

@@ -6,6 +6,7 @@ arch/arm64/kvm/hyp/nvhe/device/device.c.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from errno import EBUSY, ENODEV
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,10 @@ class Devices(State):
 
     Attributes:
         resources: the MMIO ranges ``(PA, bytes)`` of each device.
+        iommus: what it is called at IOMMUs, ``(IOMMU id, endpoint)`` each, of each device.
+        groups: the group of each device: devices of one group go to a guest together.
+        owners: handle of the VM that has a device, by device number.
+        references: how many operations of the IOMMU core use a device now, by device number.
         resets: ``(callback, cookie)`` hyp VAs by device number.
     """
 
@@ -29,11 +34,23 @@ class Devices(State):
         super().__init__(hyp.machine.journal, "hyp.devices")
         self._hyp = hyp
         self.resources: StateList[tuple[tuple[int, int], ...]] = StateList(hyp.machine.journal)
+        self.iommus: StateList[tuple[tuple[int, int], ...]] = StateList(hyp.machine.journal)
+        self.groups: StateList[int] = StateList(hyp.machine.journal)
+        self.owners: StateDict[int, int] = StateDict(hyp.machine.journal)
+        self.references: StateDict[int, int] = StateDict(hyp.machine.journal)
         self.resets: StateDict[int, tuple[int, int]] = StateDict(hyp.machine.journal)
 
-    def add(self, *resources: tuple[int, int]) -> int:
-        """Announce a device with these MMIO ranges ``(PA, bytes)``; its number."""
+    def add(self, *resources: tuple[int, int], iommus: Sequence[tuple[int, int]] = (), group: int | None = None) -> int:
+        """Announce a device; its number.
+
+        Args:
+            resources: its MMIO ranges, ``(PA, bytes)`` each.
+            iommus: ``(id of the IOMMU, endpoint there)`` each.
+            group: devices of the same group go to a guest together; None: a group of its own.
+        """
         self.resources.append(resources)
+        self.iommus.append(tuple(iommus))
+        self.groups.append(-len(self.resources) if group is None else group)
         return len(self.resources) - 1
 
     def find(self, phys: int) -> int | None:
@@ -42,6 +59,10 @@ class Devices(State):
             if any(base <= phys < base + size for base, size in resources):
                 return number
         return None
+
+    def find_by_iommu(self, iommu: int, endpoint: int) -> int | None:
+        """The device that has this endpoint of an IOMMU."""
+        return next((number for number, ids in enumerate(self.iommus) if (iommu, endpoint) in ids), None)
 
     def register_reset(self, phys: int, cookie: int, callback: int) -> int:
         """Set the reset handler of the device at ``phys``: 0, -ENODEV or -EBUSY."""

@@ -40,6 +40,13 @@ class HostRequest(NamedTuple):
         return self.type | self.dest << 8, self.pieces & 0xFFFF_FFFF | (self.size & 0xFFFF_FFFF) << 32
 
 
+class MapRequest(NamedTuple):
+    """A request of a guest's call: that the host maps ``size`` bytes of the guest's memory at ``ipa``."""
+
+    ipa: int
+    size: int
+
+
 @hyp_part
 class HostRequests(State):
     """The slots of one hypervisor."""

@@ -7,6 +7,8 @@ told of every change of it. Domains are in :mod:`pkvm_emu.hyp.iommu_domains`, wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import E2BIG, EINVAL, ENODEV, ENOENT
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ from pkvm_emu.machine.state import State, StateDict
 
 if TYPE_CHECKING:
     from pkvm_emu.hyp.hypervisor import Hypervisor
+    from pkvm_emu.hyp.vm import Vm
 
 IOMMU_READ, IOMMU_WRITE, IOMMU_MMIO = 1, 2, 16
 _HOST_POOL_ORDER, _ATOMIC_POOL_ORDER = 6, 10
@@ -54,6 +57,7 @@ class Iommu(State):
         self.scratch = 0
         self.power_domains: StateDict[int, int] = StateDict(hyp.machine.journal)
         self.attached: StateDict[tuple[int, int, int], int] = StateDict(hyp.machine.journal)
+        self._guest: Vm | None = None
         self._host_pool = ExternalPool(hyp, "IOMMU", _HOST_POOL_ORDER)
         self._atomic_pool = ExternalPool(hyp, "atomic IOMMU", _ATOMIC_POOL_ORDER)
         self._aborts = IommuAborts(hyp, self._wants_abort, self._handle_abort)
@@ -65,7 +69,27 @@ class Iommu(State):
         return RULES[self._hyp.generation.layout]
 
     @property
+    def guest(self) -> Vm | None:
+        """The guest for which the core works now: it made the call, or it is being torn down; None: the host."""
+        return self._guest
+
+    @contextmanager
+    def acting_for(self, guest: Vm) -> Iterator[None]:
+        """What the core does in this block it does for a guest: other pages, and only that guest's domains."""
+        self._guest = guest
+        try:
+            yield
+        finally:
+            self._guest = None
+
+    @property
     def pool(self) -> ExternalPool:
+        """Pages for the domains of whoever the core works for."""
+        pool = None if self._guest is None else self._guest.iommu_pool
+        return pool or self._host_pool
+
+    @property
+    def host_pool(self) -> ExternalPool:
         """Pages for the host's domains."""
         return self._host_pool
 
@@ -134,7 +158,10 @@ class Iommu(State):
         pa = pool.alloc(order)
         if pa is None and request:
             wanted = HostRequest(TYPE_MEM, DEST_HYP_IOMMU, 1, PAGE_SIZE << order)
-            self._hyp.part(HostRequests).leave(self._hyp.cpu.index, wanted)
+            if self._guest is not None:
+                self._guest.requests.append(wanted)
+            else:
+                self._hyp.part(HostRequests).leave(self._hyp.cpu.index, wanted)
         return pa or 0
 
     def refill(self, cache: HostMemcache) -> int:
@@ -160,6 +187,11 @@ class Iommu(State):
         iommu = self.power_domains.get(device_id)
         if not iommu:
             return -ENOENT
+        self.switch_power(iommu, on)
+        return 0
+
+    def switch_power(self, iommu: int, on: bool) -> None:
+        """Let the driver ``resume`` or ``suspend`` an IOMMU (hyp VA of its ``struct kvm_hyp_iommu``), and note it there."""
         hyp, rules, driver = self._hyp, self.rules, self.driver
         flag = iommu + rules.power_is_off
         self._lock(iommu + rules.lock)
@@ -174,7 +206,6 @@ class Iommu(State):
         elif rules.power_flag_follows_failure:
             hyp.write(flag, before)
         self._unlock(iommu + rules.lock)
-        return 0
 
     def _lock(self, lock: int) -> None:
         # A ticket lock: u16 owner, u16 next.
@@ -186,6 +217,25 @@ class Iommu(State):
     def _unlock(self, lock: int) -> None:
         owner = int.from_bytes(self._hyp.load(lock, 2, "kvm_hyp_iommu.lock"), "little")
         self._hyp.write(lock, (owner + 1 & _LOCK_HALF).to_bytes(2, "little"))
+
+    # Devices of guests
+
+    def block_dma(self, iommu_id: int, endpoint: int, host_to_guest: bool) -> int:
+        """Cut a device off before it changes hands: 0, -ENODEV (the driver cannot), -ENOENT, or what ``dev_block_dma`` returns."""
+        driver = self.driver
+        if not driver.has("dev_block_dma"):
+            return -ENODEV
+        iommu = driver.call("get_iommu_by_id", iommu_id)
+        return driver.call_int("dev_block_dma", iommu, endpoint, int(host_to_guest)) if iommu else -ENOENT
+
+    def token(self, iommu_id: int) -> tuple[int, int]:
+        """What a guest's firmware calls an IOMMU: ``(errno, token)``; -ENODEV where the driver cannot say."""
+        driver = self.driver
+        if not driver.has("get_iommu_token_by_id"):
+            return -ENODEV, 0
+        self._hyp.write_u64(self.scratch, 0, "the token of an IOMMU")
+        error = driver.call_int("get_iommu_token_by_id", iommu_id, self.scratch)
+        return error, self._hyp.load_u64(self.scratch, "the token of an IOMMU")
 
     # The identity map
 

@@ -6,9 +6,10 @@ arch/arm64/kvm/hyp/nvhe/iommu/iommu.c.
 
 from __future__ import annotations
 
-from errno import E2BIG, EINVAL, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP
+from errno import E2BIG, EINVAL, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP, EPERM
 from typing import TYPE_CHECKING
 
+from pkvm_emu.hyp.device_assignment import DeviceAssignment
 from pkvm_emu.hyp.errors import HypBug
 from pkvm_emu.hyp.iommu import Iommu
 from pkvm_emu.hyp.iommu_rules import IDENTITY, MAX_DOMAINS
@@ -62,15 +63,17 @@ class IommuDomains:
         self._core = hyp.part(Iommu)
         self._rules = self._core.rules
         self._driver = self._core.driver
+        self._assignment = DeviceAssignment(hyp)
 
     # Life of a domain
 
     def alloc(self, domain_id: int, kind: int) -> int:
         """Make a domain: 0, -EINVAL (not the host's to allocate, or in use), -ENOMEM, or what the driver's function returns."""
-        if domain_id >= self._rules.host_domains and domain_id < MAX_DOMAINS:
+        guest = self._core.guest
+        if guest is None and self._rules.host_domains <= domain_id < MAX_DOMAINS:
             return -EINVAL
         if domain_id >= MAX_DOMAINS:
-            return -EINVAL if self._rules.host_domains < MAX_DOMAINS else -ENOMEM
+            return -EINVAL if guest is None and self._rules.host_domains < MAX_DOMAINS else -ENOMEM
         domain = self._find(domain_id)
         if not domain:
             return -ENOMEM
@@ -79,6 +82,8 @@ class IommuDomains:
         self._hyp.write(domain + _ID, domain_id.to_bytes(4, "little"))
         error = self._driver.call_int("alloc_domain", domain, kind)
         if not error:
+            if guest is not None and self._rules.domain_vm is not None:
+                self._hyp.write_u64(domain + self._rules.domain_vm, guest.vcpu_va)
             self._set_refs(domain, 1)
         return error
 
@@ -98,9 +103,21 @@ class IommuDomains:
             why = f"has {references - 1} users" if references else "is not allocated"
             raise HypBug(f"the host frees IOMMU domain {domain_id}, which {why}: WARN in kvm_iommu_free_domain")
         self._set_refs(domain, 0)
+        if self._vm_of(domain) != self._vm:
+            # As in the original, which has dropped the last reference by then.
+            return -EINVAL
         self._driver.call("free_domain", domain)
         self._hyp.write(domain, bytes(self._rules.domain_size))
         return 0
+
+    def force_free(self, domain_id: int) -> None:
+        """Free a domain of a guest that is torn down, attached or not."""
+        domain = self._find(domain_id)
+        if not domain:
+            raise HypBug(f"IOMMU domain {domain_id} of a guest is gone: BUG in kvm_iommu_force_free_domain")
+        self._set_refs(domain, 0)
+        self._driver.call("free_domain", domain)
+        self._hyp.write(domain, bytes(self._rules.domain_size))
 
     # Devices
 
@@ -109,10 +126,21 @@ class IommuDomains:
         if self._rules.null_core_is_checked and not self._driver.has("attach_dev"):
             return -ENODEV
         iommu = self._driver.call("get_iommu_by_id", iommu_id)
-        domain = self._find(domain_id) if iommu else 0
-        if not domain:
+        if not iommu:
             return -EINVAL
-        self._get(domain, domain_id)
+        error = self._assignment.get_context(iommu_id, endpoint, self._core.guest)
+        if error:
+            return error
+        error = self._attach(iommu, iommu_id, domain_id, endpoint, pasid, bits, flags)
+        self._assignment.put_context(iommu_id, endpoint)
+        return error
+
+    def _attach(
+        self, iommu: int, iommu_id: int, domain_id: int, endpoint: int, pasid: int, bits: int, flags: int
+    ) -> int:
+        domain = self._find(domain_id)
+        if not domain or self._get(domain, domain_id):
+            return -EINVAL
         extra = (flags,) if self._rules.attach_has_flags else ()
         error = self._driver.call_int("attach_dev", iommu, domain, endpoint, pasid, bits, *extra)
         if error:
@@ -126,7 +154,17 @@ class IommuDomains:
         if self._rules.null_core_is_checked and not self._driver.has("detach_dev"):
             return -ENODEV
         iommu = self._driver.call("get_iommu_by_id", iommu_id)
-        domain = self._find(domain_id) if iommu else 0
+        if not iommu:
+            return -EINVAL
+        error = self._assignment.get_context(iommu_id, endpoint, self._core.guest)
+        if error:
+            return error
+        error = self._detach(iommu, iommu_id, domain_id, endpoint, pasid)
+        self._assignment.put_context(iommu_id, endpoint)
+        return error
+
+    def _detach(self, iommu: int, iommu_id: int, domain_id: int, endpoint: int, pasid: int) -> int:
+        domain = self._find(domain_id)
         if not domain or self._refs(domain) <= 1:
             return -EINVAL
         error = self._driver.call_int("detach_dev", iommu, domain, endpoint, pasid)
@@ -155,16 +193,16 @@ class IommuDomains:
         if domain_id == IDENTITY:
             return -EINVAL, 0
         domain = self._find(domain_id)
-        if not domain:
+        if not domain or self._get(domain, domain_id):
             return -ENOENT, 0
-        self._get(domain, domain_id)
         error, mapped = self._map(domain, iova, pa, pgsize, pgcount, prot)
         self._put(domain)
         return (0 if error == -ENOMEM else error), mapped
 
     def _map(self, domain: int, iova: int, pa: int, pgsize: int, pgcount: int, prot: int) -> tuple[int, int]:
         hyp, size = self._hyp, pgsize * pgcount
-        error = hyp.ownership.use_dma(pa, size, origin="iommu_map_pages")
+        by_guest = self._core.guest is not None
+        error = hyp.ownership.use_dma(pa, size, origin="iommu_map_pages", by_guest=by_guest)
         if error:
             return error, 0
         total = self._core.scratch + _MAPPED
@@ -172,7 +210,7 @@ class IommuDomains:
         error = self._driver.call_int("map_pages", domain, iova, pa, pgsize, pgcount, prot, total)
         mapped = hyp.load_u64(total, "total_mapped")
         if mapped < size:
-            hyp.ownership.unuse_dma(pa + mapped, size - mapped, origin="iommu_map_pages")
+            hyp.ownership.unuse_dma(pa + mapped, size - mapped, origin="iommu_map_pages", by_guest=by_guest)
         return error, mapped
 
     def unmap_pages(self, domain_id: int, iova: int, pgsize: int, pgcount: int) -> int:
@@ -185,9 +223,8 @@ class IommuDomains:
         if self._rules.alignment_checked and iova & pgsize - 1:
             return 0
         domain = self._find(domain_id)
-        if not domain:
+        if not domain or self._get(domain, domain_id):
             return 0
-        self._get(domain, domain_id)
         gather = self._core.scratch + _GATHER
         init_gather(self._hyp, gather, "iommu_unmap_pages")
         if self._rules.unmap_fills_cache:
@@ -217,9 +254,8 @@ class IommuDomains:
         if not self._driver.has("map_pages") or prot & ~_PROT_MASK:
             return 0
         domain = self._find(domain_id)
-        if not domain:
+        if not domain or self._get(domain, domain_id):
             return 0
-        self._get(domain, domain_id)
         end, total = entries + count * _SG_SIZE, 0
         if not hyp.ownership.pin_shared_mem(entries, end, origin="iommu_map_sg"):
             for entry in range(entries, end, _SG_SIZE):
@@ -243,9 +279,8 @@ class IommuDomains:
         if domain_id == IDENTITY:
             return iova
         domain = self._find(domain_id)
-        if not domain:
+        if not domain or self._get(domain, domain_id):
             return 0
-        self._get(domain, domain_id)
         pa = self._driver.call("iova_to_phys", domain, iova)
         self._put(domain)
         return pa
@@ -257,9 +292,8 @@ class IommuDomains:
         if not size or iova + size > _U64 or domain_id == IDENTITY:
             return -EINVAL
         domain = self._find(domain_id)
-        if not domain:
+        if not domain or self._get(domain, domain_id):
             return -EINVAL
-        self._get(domain, domain_id)
         error = self._driver.call_int("iotlb_sync_map", domain, iova, size)
         self._put(domain)
         return error
@@ -287,14 +321,30 @@ class IommuDomains:
     def _set_refs(self, domain: int, count: int) -> None:
         self._hyp.write(domain + _REFS, count.to_bytes(4, "little"))
 
-    def _get(self, domain: int, domain_id: int) -> None:
+    def _vm_of(self, domain: int) -> int:
+        """What names the guest that a domain belongs to; 0: the host."""
+        at = self._rules.domain_vm
+        return 0 if at is None else self._hyp.load_u64(domain + at, "kvm_hyp_iommu_domain.vm")
+
+    @property
+    def _vm(self) -> int:
+        """The same for whoever the core works for."""
+        return 0 if self._core.guest is None else self._core.guest.vcpu_va
+
+    def _get(self, domain: int, domain_id: int) -> int:
+        """Take a reference: 0, or -EPERM where the domain belongs to somebody else."""
         references = self._refs(domain)
         if not references:
             raise HypBug(f"the host uses IOMMU domain {domain_id}, which is not allocated: BUG in domain_get")
+        if self._vm_of(domain) != self._vm:
+            return -EPERM
         self._set_refs(domain, references + 1)
+        return 0
 
     def _put(self, domain: int) -> None:
         references = self._refs(domain)
         if references <= 1:
             raise HypBug("the last reference of an IOMMU domain is dropped while it is used: BUG in domain_put")
+        if self._vm_of(domain) != self._vm:
+            raise HypBug("an IOMMU domain of somebody else loses a reference: WARN in domain_put")
         self._set_refs(domain, references - 1)

@@ -40,6 +40,7 @@ class IommuRules:
         init_optional: ``init`` may be NULL; its only argument comes with the hypercall.
         failed_init_returns_root: the root table of domains goes back to the host when ``init`` fails.
         domain_size: bytes of ``struct kvm_hyp_iommu_domain``.
+        domain_vm: offset of the guest that a domain belongs to; None: guests have no domains.
         lock, power_domain, power_is_off: offsets in ``struct kvm_hyp_iommu``.
         host_domains: how many domain ids the host may allocate.
         identity_is_permanent: domain 0 cannot be freed.
@@ -64,6 +65,7 @@ class IommuRules:
     init_optional: bool
     failed_init_returns_root: bool
     domain_size: int
+    domain_vm: int | None
     lock: int
     power_domain: int
     power_is_off: int
@@ -120,6 +122,7 @@ RULES: Mapping[str, IommuRules] = {
         init_optional=True,
         failed_init_returns_root=False,
         domain_size=32,
+        domain_vm=None,
         lock=48,
         power_domain=0,
         power_is_off=52,
@@ -151,12 +154,15 @@ RULES: Mapping[str, IommuRules] = {
             "dabt_handler": "bool (struct user_pt_regs *regs, u64 esr, u64 addr)",
             "unmap_pages": f"size_t ({_UNMAP})",
             "host_stage2_idmap_complete": "void (bool map)",
+            "dev_block_dma": f"int ({_IOMMU}, u32 endpoint_id, bool is_host_to_guest)",
+            "get_iommu_token_by_id": "int (pkvm_handle_t smmu_id, u64 *out_token)",
         },
         mandatory=("init", "alloc_domain", "free_domain", "get_iommu_by_id"),
         missing_is_fatal=False,
         init_optional=False,
         failed_init_returns_root=True,
         domain_size=40,
+        domain_vm=16,
         lock=0,
         power_domain=8,
         power_is_off=56,

@@ -17,11 +17,14 @@ from pkvm_emu.machine.pagetable import PAGE_MASK, PAGE_SHIFT
 class DmaUse(OwnershipState):
     """References that IOMMU mappings hold."""
 
-    def use_dma(self, pa: int, size: int, origin: str = "") -> int:
-        """Count a device mapping of host memory.
+    def use_dma(self, pa: int, size: int, origin: str = "", by_guest: bool = False) -> int:
+        """Count a device mapping of memory.
 
         Args:
             pa, size: page-aligned range in bytes, inside one region or gap.
+            origin: who asks, for the pages' histories.
+            by_guest: a guest asks, which is known to have access; registers are refused with 22, a positive number (as in the
+                original).
 
         Errors: -EPERM (not the host's own; 6.6 accepts pages shared with others than the hypervisor), -EINVAL.
         """
@@ -30,19 +33,24 @@ class DmaUse(OwnershipState):
         where = self._memory.find(pa)
         if not where.start <= (pa + size - 1) & U64_MAX < where.end:
             return self._refuse(op, args, -EINVAL, "the range is not inside one memory region or one gap", pa)
+        if where.region is None and by_guest:
+            return EINVAL
         if where.region is None:
             error = self._taint_mmio(op, args, pa, size)
         else:
-            error = self._count_ram(op, args, pa, size)
+            error = self._count_ram(op, args, pa, size, by_guest)
         if not error:
-            self._record(op, pa, size >> PAGE_SHIFT, origin, "OWNED by HOST", "OWNED by HOST, used for DMA")
+            owner = "a GUEST" if by_guest else "HOST"
+            self._record(op, pa, size >> PAGE_SHIFT, origin, f"OWNED by {owner}", f"OWNED by {owner}, used for DMA")
         return error
 
-    def unuse_dma(self, pa: int, size: int, origin: str = "") -> int:
-        """End one use. Raises :class:`HypBug` for a page that is not in use; MMIO stays as it is."""
+    def unuse_dma(self, pa: int, size: int, origin: str = "", by_guest: bool = False) -> int:
+        """End one use. Raises :class:`HypBug` for a page that is not in use; MMIO stays as it is, and is a BUG for a guest."""
         op, args = "pkvm_unuse_dma", (pa, size)
         self._need_alignment(op, args)
         if not self._memory.range_is_memory(pa, pa + size & U64_MAX):
+            if by_guest:
+                self._bug(op, args, "a guest's DMA reached what is no memory")
             return 0
         for page in self._pages(pa, size):
             self._vmemmap.add_refcount(page, -1)
@@ -61,8 +69,8 @@ class DmaUse(OwnershipState):
         error = self._check_host(op, args, pa, size, OWNED)
         return error or self._host.idmap(pa, size, with_state(HOST_MMIO_PROT, MMIO_DMA))
 
-    def _count_ram(self, op: str, args: tuple[int, ...], pa: int, size: int) -> int:
-        for page in self._pages(pa, size):
+    def _count_ram(self, op: str, args: tuple[int, ...], pa: int, size: int, by_guest: bool) -> int:
+        for page in () if by_guest else self._pages(pa, size):
             state = self.host_state(page)
             shared = state in (SHARED_OWNED, SHARED_BORROWED)
             if state == OWNED or (shared and not self._rules.dma_needs_owned and self.hyp_state(page) == NOPAGE):

@@ -20,6 +20,8 @@ from pkvm_emu.machine.pagetable import (
 from pkvm_emu.machine.state import State, StateList
 
 if TYPE_CHECKING:
+    from pkvm_emu.hyp.external_pool import ExternalPool
+    from pkvm_emu.hyp.host_requests import HostRequest, MapRequest
     from pkvm_emu.hyp.hypervisor import Hypervisor
 
 #: Guest addresses have as many bits as the CPU has physical ones.
@@ -28,8 +30,7 @@ IPA_BITS, _START_LEVEL = 44, 0
 # The page of the vCPU, as the firmware has it; x0..x30 are at +8*n.
 CTX_PC, CTX_PSTATE, CTX_ESR, CTX_FAR, CTX_HPFAR = 0xF8, 0x100, 0x108, 0x110, 0x118
 CTX_HANDLE, CTX_TABLE, CTX_COUNT, CTX_RESULTS, CTX_OWN_HANDLER = 0x120, 0x128, 0x130, 0x138, 0x140
-CTX_GUEST_EL1, CTX_HOST_EL1, CTX_RESETS = 0x200, 0x400, 0x800
-MAX_RESETS = 64
+CTX_GUEST_EL1, CTX_HOST_EL1 = 0x200, 0x400
 
 
 class Vm(State):
@@ -47,6 +48,9 @@ class Vm(State):
         dying: teardown has begun; it does not run any more.
         pool: hypervisor pages for tables that are free.
         given: every hypervisor page that the VM holds, used or free.
+        requests: what a call of the guest lacked: the host has to see to it before the VM runs again.
+        iommu_domains: the guest's IOMMU domains, with the hyp VA of the hypervisor's record of each.
+        iommu_cache, iommu_cached: the pages that the host has for the guest's IOMMU page tables: head of the list, and how many.
     """
 
     def __init__(
@@ -64,9 +68,22 @@ class Vm(State):
         self.vcpu_pa = pages[0]
         self.pool: StateList[int] = StateList(hyp.machine.journal, initial=reversed(pages[1:]))
         self.given: StateList[int] = StateList(hyp.machine.journal, initial=pages)
+        self.requests: StateList[HostRequest | MapRequest] = StateList(hyp.machine.journal)
+        self.iommu_domains: StateList[tuple[int, int]] = StateList(hyp.machine.journal)
+        self.iommu_cache = self.iommu_cached = 0
+        self._iommu_pool: ExternalPool | None = None
         self._ram.write(self.vcpu_pa, ZERO_PAGE)
         self._table = PageTable(self._ram, self, IPA_BITS, _START_LEVEL, flush=hyp.machine.engine.flush_tlb)
         self._table.on_change = hyp.machine.engine.note_translation_change
+
+    @property
+    def iommu_pool(self) -> ExternalPool | None:
+        """Pages for the tables of the guest's IOMMU domains; None where guests have none."""
+        return self._iommu_pool
+
+    def use_pool(self, pool: ExternalPool) -> None:
+        """Set :attr:`iommu_pool`."""
+        self._iommu_pool = pool
 
     # Table pages
 

@@ -8,23 +8,26 @@ arch/arm64/kvm/hyp/nvhe/{pkvm,switch}.c, device/device.c.
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EBUSY, EINVAL, ENODEV, ENOENT
+from errno import EBUSY, EINVAL, ENOENT
 from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.guests import GUESTS, GuestRules
 from pkvm_emu.firmware import image as firmware
 from pkvm_emu.hyp import cpu as hyp_cpu
+from pkvm_emu.hyp import pviommu_guest
 from pkvm_emu.hyp import vm as ctx
+from pkvm_emu.hyp.device_assignment import DeviceAssignment
 from pkvm_emu.hyp.devices import Devices
 from pkvm_emu.hyp.errors import HypBug
+from pkvm_emu.hyp.external_pool import ExternalPool
 from pkvm_emu.hyp.guests import Guests
 from pkvm_emu.hyp.pgtable import PAGE_HYP_EXEC
+from pkvm_emu.hyp.pviommu import PvIommus
 from pkvm_emu.hyp.refusals import Refusals
 from pkvm_emu.hyp.registry import GuestCall, hyp_part
 from pkvm_emu.hyp.service import el2_service
 from pkvm_emu.hyp.vm import Vm
 from pkvm_emu.machine.core import ServiceResult
-from pkvm_emu.machine.pagetable import PAGE_SHIFT
 from pkvm_emu.machine.state import State, StateDict
 
 if TYPE_CHECKING:
@@ -38,7 +41,8 @@ _HCR_TWI, _HCR_TWE = 1 << 13, 1 << 14
 _SCTLR_EL1_RESET = 0x30D0_0800
 _EL1H_MASKED = 0x3C5
 _EC_WFX, _EC_HVC64, _EC_SMC64 = 0x01, 0x16, 0x17
-_EXCEPTION_TRAP = 2
+_EXCEPTION_TRAP, _EXCEPTION_HYP_REQ = 2, 5
+_IOMMU_POOL_ORDER = 6
 _TO_HOST, _ASK_MODULES, _RESUME = 0, 1, 2
 _STANDARD = (range(0x8400_0000, 0x8400_01D0), range(0xC400_0000, 0xC400_01D0))
 _MEM_SHARE, _MEM_UNSHARE = 0xC600_0003, 0xC600_0004
@@ -60,7 +64,7 @@ class Vms(State):
     Attributes:
         table: the VMs by handle.
         loaded: handle of the VM whose vCPU is loaded, by CPU.
-        devices: handle of the VM that has a device, by device number.
+        made: how many VMs there ever were.
         placed: the firmware is in place.
     """
 
@@ -73,7 +77,7 @@ class Vms(State):
         journal = hyp.machine.journal
         self.table: StateDict[int, Vm] = StateDict(journal)
         self.loaded: StateDict[int, int] = StateDict(journal)
-        self.devices: StateDict[int, int] = StateDict(journal)
+        self.made = 0
         self.placed = False
 
     @property
@@ -83,8 +87,11 @@ class Vms(State):
 
     # Life of a VM
 
-    def create(self, pages: list[int], protected: bool, smc_forwarded: bool) -> Vm:
-        """``init_vm`` and ``init_vcpu``: make a VM of hypervisor pages that the host donated for it."""
+    def create(self, pages: list[int], protected: bool, smc_forwarded: bool, kvm: int = 0) -> Vm:
+        """``init_vm`` and ``init_vcpu``: make a VM of hypervisor pages that the host donated for it.
+
+        ``kvm`` is what the host called the VM when it gave it IOMMUs, the kernel VA of its ``struct kvm``; 0 without.
+        """
         self._place_firmware()
         index = next(i for i in range(len(self.table) + 1) if i + HANDLE_OFFSET not in self.table)
         handle = index + HANDLE_OFFSET
@@ -94,6 +101,12 @@ class Vms(State):
         machine[ctx.CTX_GUEST_EL1 + 8 * _SCTLR_AT] = _SCTLR_EL1_RESET
         self.table[handle] = machine
         self._hyp.part(Guests).add(handle, machine)
+        self.made += 1
+        if self.rules.assigns_devices:
+            pool = ExternalPool(self._hyp, f"IOMMU of VM {self.made}", _IOMMU_POOL_ORDER)
+            pool.ready = True
+            machine.use_pool(pool)
+            self._hyp.part(PvIommus).finalise(kvm, handle)
         return machine
 
     def start_teardown(self, handle: int) -> int:
@@ -109,7 +122,7 @@ class Vms(State):
         machine.dying = True
         return 0
 
-    def finalise_teardown(self, handle: int) -> int | GuestCall:
+    def finalise_teardown(self, handle: int) -> int:
         """``__pkvm_finalize_teardown_vm``: 0, -ENOENT or -EBUSY; devices are reset by module code on the way."""
         machine = self.table.get(handle)
         refuse = self._hyp.part(Refusals).refuse
@@ -117,81 +130,16 @@ class Vms(State):
             return refuse(-ENOENT, "no VM has this handle")
         if not machine.dying:
             return refuse(-EBUSY, "the VM is not being torn down")
-        mine = [number for number, owner in self.devices.items() if owner == handle]
-        if mine:
-            return self._reset(machine, mine, host_to_guest=False)
-        self._forget(machine)
+        del self.table[handle]
+        self._hyp.part(Guests).remove(handle)
+        DeviceAssignment(self._hyp).teardown(machine)
+        pviommu_guest.teardown(self._hyp, machine)
         return 0
 
-    def _forget(self, machine: Vm) -> None:
-        del self.table[machine.handle]
-        self._hyp.part(Guests).remove(machine.handle)
-
-    # Devices
-
-    def assign(self, machine: Vm, pfn: int, gfn: int) -> int | GuestCall:
-        """``pkvm_host_map_guest_mmio``: the first page of a device resets it and gives it to the VM; then the page is mapped."""
-        number = self._hyp.part(Devices).find(pfn << PAGE_SHIFT)
-        refuse = self._hyp.part(Refusals).refuse
-        if number is None:
-            return refuse(-ENODEV, "no assignable device has a register at this address")
-        owner = self.devices.get(number)
-        if owner is not None:
-            if owner != machine.handle:
-                return refuse(-EBUSY, f"VM {owner:#x} has the device")
-            return self._map_mmio(machine, pfn, gfn)
-        hyp = self._hyp
-        for base, size in hyp.part(Devices).resources[number]:
-            error, _ = hyp.stage1.check_state(hyp.stage1.va_of(base), size, 0)
-            if error:
-                return refuse(error, "the hypervisor does not have all registers of the device yet", base)
-        machine[ctx.CTX_RESETS - 8] = pfn
-        machine[ctx.CTX_RESETS - 16] = gfn
-        return self._reset(machine, [number], host_to_guest=True)
-
-    def _map_mmio(self, machine: Vm, pfn: int, gfn: int) -> int:
-        return self._hyp.ownership.hyp_map_guest_mmio(machine, pfn, gfn, origin="host")
-
-    def _reset(self, machine: Vm, numbers: list[int], host_to_guest: bool) -> int | GuestCall:
-        """Let the firmware call the reset handlers of some devices."""
-        resets = self._hyp.part(Devices).resets
-        for number in numbers:
-            if number not in resets:
-                if not host_to_guest:
-                    raise HypBug(f"devices_teardown: device {number} of VM {machine.handle:#x} has no reset handler")
-                return self._hyp.part(Refusals).refuse(-ENODEV, "no module registered a reset handler for the device")
-        at = ctx.CTX_RESETS
-        machine[at] = len(numbers)
-        machine[at + 8] = machine.handle
-        for position, number in enumerate(numbers):
-            callback, cookie = resets[number]
-            for word, value in enumerate((callback, cookie, int(host_to_guest))):
-                machine[at + 16 + 24 * position + 8 * word] = value
-        return GuestCall(self._entry("guest_resets"), machine.vcpu_va + at)
-
-    def _resets_done(self, resets: int, result: int) -> int:
-        """All reset handlers have run, or one has failed (``result``)."""
-        ram, pa = self._hyp.machine.ram, self._hyp.stage1.pa_of(resets)
-        machine = self.table[ram.read_u64(pa + 8)]
-        host_to_guest = ram.read_u64(pa + 32)
-        error = result - (1 << 64) if result >> 63 else result
-        devices = self._hyp.part(Devices)
-        if host_to_guest:
-            if error:
-                return error
-            pfn, gfn = machine[ctx.CTX_RESETS - 8], machine[ctx.CTX_RESETS - 16]
-            number = devices.find(pfn << PAGE_SHIFT)
-            assert number is not None
-            self.devices[number] = machine.handle
-            return self._map_mmio(machine, pfn, gfn)
-        if error:
-            raise HypBug(f"devices_teardown: a reset handler for VM {machine.handle:#x} returns {error}")
-        for number in [number for number, owner in self.devices.items() if owner == machine.handle]:
-            del self.devices[number]
-            for base, size in devices.resources[number]:
-                self._hyp.ownership.return_from_guest(base, size, machine.handle, origin="finalize_teardown_vm")
-        self._forget(machine)
-        return 0
+    @property
+    def devices(self) -> StateDict[int, int]:
+        """Handle of the VM that has a device, by device number."""
+        return self._hyp.part(Devices).owners
 
     # Running
 
@@ -236,8 +184,20 @@ class Vms(State):
         if kind == _EC_SMC64:
             return self._smc(machine), _EXCEPTION_TRAP
         if kind == _EC_HVC64 and machine.protected:
+            if self._is_device_call(machine):
+                goes_on = pviommu_guest.GuestDevices(hyp, machine).call()
+                return (_RESUME if goes_on else _TO_HOST), _EXCEPTION_HYP_REQ
             return self._hvc(machine), _EXCEPTION_TRAP
         return _TO_HOST, _EXCEPTION_TRAP
+
+    def _is_device_call(self, machine: Vm) -> bool:
+        return self.rules.assigns_devices and machine[0] & 0xFFFF_FFFF in pviommu_guest.CALLS
+
+    def _runs_modules(self, vcpu_va: int) -> bool:
+        """Whether dealing with this exit of a guest may call module code."""
+        machine = self._of(vcpu_va)
+        is_call = self._engine.read("esr_el2") >> 26 == _EC_HVC64
+        return is_call and machine.protected and self._is_device_call(machine)
 
     def _smc(self, machine: Vm) -> int:
         """``kvm_handle_pvm_smc64``: standard services go to the host, the rest to the modules."""
@@ -316,9 +276,7 @@ class Vms(State):
         callbacks = hyp.generation.callbacks
         for label, kind in (
             ("kcfi_guest_enter", "el2_init"),
-            ("kcfi_guest_resets", "el2_init"),
             ("kcfi_guest_smc", "guest_smc_handler"),
-            ("kcfi_device_reset", "device_reset"),
         ):
             callback = callbacks.get(kind)
             word = callback.kcfi(hyp.kcfi_flavour) if callback is not None else None
@@ -328,11 +286,11 @@ class Vms(State):
         services: tuple[tuple[str, Callable[..., ServiceResult], int], ...] = (
             ("op_guest_load", self._load, 1),
             ("op_guest_exit", self._exit, 1),
-            ("op_guest_resets_done", self._resets_done, 2),
             ("guest_unexpected", self._unexpected, 0),
         )
         for label, function, nargs in services:
-            hyp.machine.core.add_service(self._entry(label), el2_service(hyp, label, nargs, function))
+            runs_guest = self._runs_modules if label == "op_guest_exit" else False
+            hyp.machine.core.add_service(self._entry(label), el2_service(hyp, label, nargs, function, runs_guest))
         self.placed = True
 
     def _unexpected(self) -> None:

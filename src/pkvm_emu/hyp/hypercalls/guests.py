@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from errno import EBUSY, EINVAL, ENODEV
 
+from pkvm_emu.hyp.device_assignment import DeviceAssignment
 from pkvm_emu.hyp.devices import Devices
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.pgtable import PAGE_HYP_DEVICE, PROT_RWX
@@ -106,8 +107,8 @@ def reclaim_dying_guest_page(hyp: Hypervisor, handle: U32, pfn: U64, gfn: U64, o
     return hyp.ownership.reclaim_page(machine, pfn, gfn, order, origin="host")
 
 
-@hypercall("finalize_teardown_vm")
-def finalize_teardown_vm(hyp: Hypervisor, handle: U32) -> int | GuestCall:
+@hypercall("finalize_teardown_vm", runs_guest=True)
+def finalize_teardown_vm(hyp: Hypervisor, handle: U32) -> int:
     """The VM is gone; its devices are reset and return to the host; x1 = errno."""
     return hyp.part(Vms).finalise_teardown(handle)
 
@@ -125,7 +126,7 @@ def host_donate_hyp_mmio(hyp: Hypervisor, pfn: U64, pages: U64) -> int:
     number = _whole_device(hyp, pfn, pages)
     if number is None:
         return _refuse(hyp, ENODEV, _NO_DEVICE)
-    if number in hyp.part(Vms).devices:
+    if number in hyp.part(Devices).owners or hyp.part(Devices).references.get(number):
         return _refuse(hyp, EBUSY, _TAKEN)
     return hyp.ownership.host_donate_hyp(pfn, pages, True, PAGE_HYP_DEVICE, origin="host")
 
@@ -141,10 +142,10 @@ def host_reclaim_hyp_mmio(hyp: Hypervisor, pfn: U64, pages: U64) -> int:
     return hyp.ownership.hyp_donate_host(pfn, pages, origin="host")
 
 
-@hypercall("host_map_guest_mmio")
-def host_map_guest_mmio(hyp: Hypervisor, pfn: U64, gfn: U64) -> int | GuestCall:
-    """Map a page of device registers in the loaded VM; the first one resets the device and assigns it; x1 = errno."""
+@hypercall("host_map_guest_mmio", runs_guest=True)
+def host_map_guest_mmio(hyp: Hypervisor, pfn: U64, gfn: U64) -> int:
+    """Map a page of device registers in the loaded VM; the first one resets the device's group and assigns it; x1 = errno."""
     machine = hyp.part(Vms).current
     if machine is None or not machine.protected:
         return _refuse(hyp, EINVAL, _NO_VCPU if machine is None else _NOT_PROTECTED)
-    return hyp.part(Vms).assign(machine, pfn, gfn)
+    return DeviceAssignment(hyp).map_mmio(machine, pfn, gfn)

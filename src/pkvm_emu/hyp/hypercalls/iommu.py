@@ -13,6 +13,7 @@ from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.iommu import Iommu
 from pkvm_emu.hyp.iommu_domains import IommuDomains
 from pkvm_emu.hyp.memcache import HostMemcache
+from pkvm_emu.hyp.pviommu import PvIommus, Route
 from pkvm_emu.hyp.registry import WithStatus, hypercall
 from pkvm_emu.machine.calling import S32, U32, U64, Bool, Ptr
 
@@ -35,6 +36,18 @@ def iommu_init(hyp: Hypervisor, ops: Ptr, head: U64, pages: U64, argument: U64) 
 def host_hvc_pd(hyp: Hypervisor, device_id: U64, on: Bool) -> int:
     """Power the IOMMU of a power domain on or off: its driver's ``resume`` or ``suspend`` runs; x1 = 0, -E2BIG or -ENOENT."""
     return hyp.part(Iommu).power(device_id, on)
+
+
+@hypercall("pviommu_attach")
+def pviommu_attach(hyp: Hypervisor, kvm: Ptr, number: U32) -> int:
+    """Give a VM that is not made yet (kernel VA of its ``struct kvm``) an IOMMU with this id; x1 = 0, -EINVAL or -EBUSY."""
+    return hyp.part(PvIommus).attach(kvm, number)
+
+
+@hypercall("pviommu_add_vsid")
+def pviommu_add_vsid(hyp: Hypervisor, kvm: Ptr, number: U32, iommu: U32, sid: U32, vsid: U32) -> int:
+    """Put endpoint ``sid`` of a physical IOMMU behind it, as ``vsid``; x1 = 0, -ENOENT, -EBUSY or -EEXIST."""
+    return hyp.part(PvIommus).add_route(kvm, number, Route(vsid, iommu, sid))
 
 
 @hypercall("devices_init")

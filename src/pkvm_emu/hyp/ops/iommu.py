@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from errno import EBUSY, EOPNOTSUPP
 
-from pkvm_emu.hyp.errors import HypBug, UnservedOp
+from pkvm_emu.hyp.errors import HypBug
 from pkvm_emu.hyp.external_pool import ExternalPool
 from pkvm_emu.hyp.host_requests import REQUEST_SIZE, HostRequest, HostRequests
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.iommu import Iommu
 from pkvm_emu.hyp.iommu_domains import flush_unmap_cache, init_gather
+from pkvm_emu.hyp.iommu_scmi import ScmiPower
 from pkvm_emu.hyp.pgtable import PAGE_HYP, PROT_NORMAL_NC
 from pkvm_emu.hyp.registry import op
 from pkvm_emu.machine.calling import U8, U64, Ptr
@@ -105,7 +106,8 @@ def iommu_request(hyp: Hypervisor, request: Ptr) -> int:
 def iommu_init_device(hyp: Hypervisor, iommu: Ptr) -> int:
     """Initialise lock and power domain of a ``struct kvm_hyp_iommu``.
 
-    0; -E2BIG: HVC power domain number 32 or more; -EOPNOTSUPP: no such kind of power domain.
+    0; -E2BIG: HVC power domain number 32 or more; -EINVAL, -ENXIO, -ENOSPC: an SCMI channel or domain that cannot be
+    (:meth:`~pkvm_emu.hyp.iommu_scmi.ScmiPower.register`); -EOPNOTSUPP: no such kind of power domain.
     """
     core = hyp.part(Iommu)
     domain = iommu + core.rules.power_domain
@@ -117,7 +119,7 @@ def iommu_init_device(hyp: Hypervisor, iommu: Ptr) -> int:
         device = hyp.load_u64(domain + _POWER_DEVICE, "iommu_init_device")
         return core.init_power_domain(iommu, kind, device)
     if kind == _POWER_SCMI:
-        raise UnservedOp(f"ops->iommu_init_device({iommu:#x}) by {hyp.caller()}: SCMI power domains are not served")
+        return hyp.part(ScmiPower).register(iommu)
     return -EOPNOTSUPP
 
 

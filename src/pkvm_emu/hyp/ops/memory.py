@@ -11,6 +11,7 @@ from errno import ENOMEM, ERANGE
 from pkvm_emu.hyp import layout
 from pkvm_emu.hyp.errors import HypBug, HypFault
 from pkvm_emu.hyp.hypervisor import Hypervisor
+from pkvm_emu.hyp.iommu import Iommu
 from pkvm_emu.hyp.registry import op
 from pkvm_emu.machine.calling import U64, Bool, Ptr
 
@@ -98,7 +99,8 @@ def unmap_module_pages(hyp: Hypervisor, pfn: U64, va: Ptr, pages: U64) -> None:
 @op("pkvm_unuse_dma")
 def pkvm_unuse_dma(hyp: Hypervisor, phys: U64, size: U64) -> int:
     """Drop the DMA references of ``size`` bytes (page aligned); a page without one is a hypervisor BUG (android16)."""
-    return hyp.ownership.unuse_dma(phys, size, origin=hyp.caller())
+    by_guest = hyp.part(Iommu).guest is not None
+    return hyp.ownership.unuse_dma(phys, size, origin=hyp.caller(), by_guest=by_guest)
 
 
 @op("hyp_pa")
