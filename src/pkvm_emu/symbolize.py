@@ -6,6 +6,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from pkvm_emu.elf.dwarf import SourceLine, SourceLines
+from pkvm_emu.errors import InputError
 from pkvm_emu.firmware import image as firmware
 from pkvm_emu.kernel import layout as kernel_layout
 
@@ -94,7 +95,11 @@ class Symbolizer:
         lines = self._lines.get(module.file)
         if lines is None:
             lines = self._lines[module.file] = SourceLines(module.file)
-        return lines.lookup(section.index, kernel_va - module.layout.placements[section.index])
+        try:
+            return lines.lookup(section.index, kernel_va - module.layout.placements[section.index])
+        except InputError:
+            # Names are for messages: bad debug information must not take the place of what there is to say.
+            return None
 
     def module_at_el2(self, va: int) -> LoadedModule | None:
         """The module whose EL2 half an EL2 address lies in."""

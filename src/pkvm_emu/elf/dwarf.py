@@ -12,7 +12,7 @@ import struct
 from bisect import bisect_right
 from typing import Any, NamedTuple
 
-from pkvm_emu.elf.elements import SHN_LORESERVE, SHT_RELA, SHT_SYMTAB, printable
+from pkvm_emu.elf.elements import MEMORY_LIMIT, SHN_LORESERVE, SHT_RELA, SHT_SYMTAB, printable
 from pkvm_emu.elf.module_file import DebugPart, ModuleFile
 from pkvm_emu.errors import InputError
 
@@ -45,15 +45,37 @@ class SourceLines:
         """Return the source line of byte ``offset`` in section number ``section_index``, or None.
 
         Raises:
-            InputError: the module has debug information that cannot be read.
+            InputError: the module has debug information that cannot be read. Further lookups answer None.
         """
         if self._rows is None:
+            self._rows = {}
             self._rows = self._read()
         rows = self._rows.get(section_index, [])
         position = bisect_right(rows, offset, key=lambda row: row.offset) - 1
         found = rows[position].line if position >= 0 else None
         # Line 0 is the compiler's word for code that belongs to no line (merged from several).
         return found if found is not None and found.line else None
+
+    def places(self, file: str, line: int) -> list[tuple[int, int]]:
+        """Where the code of a source line begins: (section number, byte offset), the first place of each section.
+
+        Args:
+            file: the file's name as the compiler recorded it, or the end of it (``el2.c``, ``hyp/el2.c``).
+            line: from 1.
+
+        Raises:
+            InputError: as for :meth:`lookup`.
+        """
+        if self._rows is None:
+            self._rows = self._read()
+        found = []
+        for section, rows in sorted(self._rows.items()):
+            for row in rows:
+                here = row.line
+                if here is not None and here.line == line and (here.file == file or here.file.endswith(f"/{file}")):
+                    found.append((section, row.offset))
+                    break
+        return found
 
     def _read(self) -> dict[int, list[_Row]]:
         found: dict[int, list[_Row]] = {}
@@ -80,6 +102,7 @@ def _line_rows(part: DebugPart) -> list[tuple[int, SourceLine | None]]:
     elf = ELFFile(io.BytesIO(_with_section_addresses(part.data)))
     if not elf.has_dwarf_info():
         return []
+    _refuse_bombs(elf)
     dwarf = elf.get_dwarf_info()
     rows: list[tuple[int, SourceLine | None]] = []
     for unit in dwarf.iter_CUs():
@@ -94,6 +117,18 @@ def _line_rows(part: DebugPart) -> list[tuple[int, SourceLine | None]]:
             line = None if state.end_sequence else SourceLine(names.get(state.file, "?"), state.line)
             rows.append((state.address, line))
     return rows
+
+
+def _refuse_bombs(elf: Any) -> None:
+    """Refuse sections that claim to be enormous once they are decompressed."""
+    total = 0
+    for section in elf.iter_sections():
+        if section.name.startswith(".zdebug"):
+            raise InputError(f"{section.name} is compressed in the old GNU format")
+        if section.compressed:
+            total += section.data_size
+    if total > MEMORY_LIMIT:
+        raise InputError(f"its compressed sections would take {total >> 20} MiB, the limit is {MEMORY_LIMIT >> 20} MiB")
 
 
 def _file_names(header: Any) -> dict[int, str]:

@@ -18,7 +18,7 @@ from pkvm_emu.elf.elements import MEMORY_LIMIT, STB_WEAK, RelocationSection, Sec
 from pkvm_emu.elf.exports import Export, read_exports
 from pkvm_emu.elf.object_file import ObjectFile
 from pkvm_emu.elf.signature import ModuleSignature, split_signature
-from pkvm_emu.elf.va_bits import VaBits, detect_va_bits
+from pkvm_emu.elf.va_bits import InlinedShadow, VaBits, detect_inlined_shadow, detect_va_bits
 from pkvm_emu.errors import InputError
 
 THIS_MODULE_SECTION = ".gnu.linkonce.this_module"
@@ -241,6 +241,11 @@ class ModuleFile:
         """The address bits of the kernel that the EL1 code was compiled for, where it shows."""
         return detect_va_bits(self.object)
 
+    @cached_property
+    def inlined_shadow(self) -> InlinedShadow | None:
+        """The KASAN shadow that the EL1 code reads by itself, where its checks are inlined."""
+        return detect_inlined_shadow(self.object)
+
     @property
     def generation_facts(self) -> GenerationFacts:
         """Raw facts for ``detect``."""
@@ -276,16 +281,17 @@ def read_input(path: str | Path) -> bytes:
         InputError: with the reason in one line.
     """
     source = Path(path)
+    name = printable(str(source))
     try:
         status = source.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{source}: not a regular file")
+            raise InputError(f"{name}: not a regular file")
         if status.st_size > MEMORY_LIMIT:
-            raise InputError(f"{source}: {status.st_size >> 20} MiB, the limit is {MEMORY_LIMIT >> 20} MiB")
+            raise InputError(f"{name}: {status.st_size >> 20} MiB, the limit is {MEMORY_LIMIT >> 20} MiB")
         return source.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(f"{source}: cannot be read: {reason}") from None
+        raise InputError(f"{name}: cannot be read: {reason}") from None
 
 
 def _text(data: bytes) -> str:

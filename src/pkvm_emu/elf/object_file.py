@@ -178,6 +178,9 @@ class _Reader:
         if kind != _ET_REL:
             found = _FILE_TYPES.get(kind, f"of ELF type {kind}")
             raise self._error(f"not a relocatable object (ET_REL) but {found}; give a .ko or .o")
+        if offset and count == 0 and self._counted_in_section_0(offset):
+            # More than 65279 sections: the kernel's loader takes e_shnum as it stands, and refuses the file too.
+            raise self._error("keeps its number of sections in section 0 (extended numbering), which no module loader reads")
         if offset == 0 or count == 0:
             raise self._error("has no section header table, nothing can be loaded from it")
         if entry_size != _SECTION_HEADER.size:
@@ -186,6 +189,10 @@ class _Reader:
         table = data[offset : offset + count * entry_size]
         self.headers = [_Header._make(fields) for fields in _SECTION_HEADER.iter_unpack(table)]
         return int(names)
+
+    def _counted_in_section_0(self, offset: int) -> bool:
+        header = self.data[offset : offset + _SECTION_HEADER.size]
+        return len(header) == _SECTION_HEADER.size and _Header._make(_SECTION_HEADER.unpack(header)).size > 0
 
     def _check_range(self, what: str, offset: int, size: int) -> None:
         end = offset + size

@@ -120,7 +120,7 @@ class KernelAddressSpace(State):
             pa = va - self._page_offset + self.memstart
             if pa in self._ram:
                 return pa
-        elif va >= self._page_offset:
+        elif self._page_offset <= va < 1 << 64:
             leaf = self._table.walk(va)
             if leaf.valid:
                 return leaf.pa
