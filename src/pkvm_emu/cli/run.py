@@ -6,14 +6,18 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from pkvm_emu.cli import recording
+from pkvm_emu.cli import check_options, recording
 from pkvm_emu.cli.boot_options import add_boot_options, read_boot_plan, refuse_nothing_to_run
 from pkvm_emu.cli.el3_options import add_el3_options, load_smc_files
 from pkvm_emu.errors import ModuleError, PkvmEmuError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pkvm_emu.boot_plan import BootPlan
     from pkvm_emu.cli.run_report import RunReport
     from pkvm_emu.explain import Explanations
+    from pkvm_emu.machine.profile import MachineProfile
     from pkvm_emu.system import System
 
 
@@ -65,6 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dts", action="store_true", help="print the device tree as source, and run nothing")
     add_el3_options(parser)
     parser.add_argument("--explain", action="store_true", help="say why each op, hypercall or access was refused")
+    check_options.add_check_options(parser)
     recording.configure(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -92,10 +97,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from pkvm_emu.boot_flow import run_plan
-    from pkvm_emu.cli.inputs import load_user_symbols
     from pkvm_emu.cli.run_report import RunReport
     from pkvm_emu.machine.profile import MachineProfile
-    from pkvm_emu.system import System, choose_profile
+    from pkvm_emu.system import choose_profile
 
     calls = [parse_call(text) for text in arguments.call]
     profile = replace(
@@ -107,22 +111,19 @@ def execute(arguments: argparse.Namespace) -> int:
     plan = read_boot_plan(arguments, arguments.modules, arguments.system)
     files = plan.protected_files or plan.files
     profile = choose_profile(profile, files)
-    system = System(plan.generation, plan.command_line, profile)
-    system.kernel.continues_on_init_failure = arguments.continue_on_init_failure
-    system.kernel.stubs_missing = arguments.stub_missing
-    system.kernel.ignores_versions = arguments.ignore_versions
     refuse_nothing_to_run(plan)
-    system.add_models(arguments.mmio)
+    if arguments.sweep:
+        return check_options.run_sweep(
+            lambda: _make(arguments, plan, profile), lambda system: _play(system, plan, calls), arguments.json
+        )
+    system = _make(arguments, plan, profile)
     if arguments.dts:
         from pkvm_emu.kernel.devicetree.source import to_source
 
         system.set_up_board(files, plan.dtb)
         sys.stdout.write(to_source(system.device_tree))
         return 0
-    for path in arguments.kernel:
-        load_user_symbols(path, system)
-    load_smc_files(system, arguments.smc)
-    system.machine.core.instruction_budget = arguments.max_insns
+    check_options.begin(arguments, system)
     recording.begin(arguments, system)
     report = RunReport(system, files, lists_accesses=arguments.mmio_log)
     failure: PkvmEmuError | None = None
@@ -138,6 +139,33 @@ def execute(arguments: argparse.Namespace) -> int:
     if failure is not None:
         raise failure
     return _exit_code(system, report)
+
+
+def _make(arguments: argparse.Namespace, plan: BootPlan, profile: MachineProfile) -> System:
+    """The system that the options describe, before its boot."""
+    from pkvm_emu.cli.inputs import load_user_symbols
+    from pkvm_emu.system import System
+
+    system = System(plan.generation, plan.command_line, profile)
+    system.kernel.continues_on_init_failure = arguments.continue_on_init_failure
+    system.kernel.stubs_missing = arguments.stub_missing
+    system.kernel.ignores_versions = arguments.ignore_versions
+    system.add_models(arguments.mmio)
+    for path in arguments.kernel:
+        load_user_symbols(path, system)
+    load_smc_files(system, arguments.smc)
+    system.machine.core.instruction_budget = arguments.max_insns
+    return system
+
+
+def _play(system: System, plan: BootPlan, calls: Sequence[tuple[str, list[int]]]) -> None:
+    """Boot, and make the calls of those hypercalls that are there."""
+    from pkvm_emu.boot_flow import run_plan
+
+    run_plan(system, plan)
+    for name, values in calls:
+        if any(name in module.hypercalls for module in system.modules.values()):
+            system.call(name, *values)
 
 
 def _print(report: RunReport, failure: PkvmEmuError | None, as_json: bool, refusals: Explanations | None) -> None:
@@ -171,4 +199,6 @@ def _exit_code(system: System, report: RunReport) -> int:
     if system.boot_report.failed:
         outcome = next(o for o in system.boot_report.outcomes if o.status != "loaded")
         raise ModuleError(outcome.reason or f"{outcome.name} was not loaded")
+    if system.contracts is not None and system.contracts.errors:
+        return 1
     return 0 if all(call.result.is_success for call in report.calls) else 1

@@ -115,6 +115,8 @@ class RunReport:
         yield from _section("At EL1", deferred_lines(system))
         yield from _section("IOMMU", iommu_lines(system))
         yield from _section("Registers", mmio_lines(system, self._lists_accesses))
+        if system.contracts is not None:
+            yield from _section("Contracts", (str(finding) for finding in system.contracts.findings))
         if self.calls:
             yield Line("")
             yield _heading("Calls")
@@ -243,5 +245,6 @@ class RunReport:
             "dmesg": [
                 {"level": record.level, "time_ns": record.time_ns, "text": record.text} for record in system.kernel.log
             ],
+            "contracts": [f.as_dict() for f in system.contracts.findings] if system.contracts is not None else [],
             "error": None if failure is None else str(failure),
         }
