@@ -22,8 +22,8 @@ void hyp_call(pkvm_handler_regs_t *regs)
 {
 	u64 *x = (u64 *)regs;
 	u64 careless = x[1], pfn = x[2];
-	volatile u64 *p;
-	int ret;
+	unsigned long va = 8;
+	int ret, failed;
 	x[0] = 0;
 	ret = o->host_donate_hyp(pfn, 1, false);
 	if (!ret) {
@@ -32,11 +32,9 @@ void hyp_call(pkvm_handler_regs_t *regs)
 			o->hyp_donate_host(pfn, 1);
 	}
 	if (!ret) {
-		p = o->fixmap_map(pfn << 12);
-		if (p || careless == 2) {
-			*p = 1;
-			o->fixmap_unmap();
-		}
+		failed = o->create_private_mapping(pfn << 12, 4096, KVM_PGTABLE_PROT_R, &va);
+		if (!failed || careless == 2)
+			x[3] = *(volatile u64 *)va;
 		o->hyp_donate_host(pfn, 1);
 		o->hyp_donate_host(pfn + 1, 1);
 	}
@@ -86,7 +84,7 @@ def test_what_is_counted_goes_back_with_a_snapshot(newest: System) -> None:
         assert injector.done == 0
 
 
-@pytest.mark.parametrize("text", ["puts=1", "hyp_free=1", "nothing=1"])
+@pytest.mark.parametrize("text", ["puts=1", "hyp_free=1", "hyp_va=1", "nothing=1"])
 def test_an_op_that_cannot_fail_or_is_not_there_is_refused(newest: System, text: str) -> None:
     with (
         pytest.raises(UsageError, match=r"no op of android16-6\.12 that can fail"),
@@ -111,7 +109,7 @@ def outcomes(c_module: Callable[..., Path], careless: int) -> list[tuple[str, st
 def test_the_sweep_tells_a_careful_module_from_one_that_forgets_and_one_that_crashes(
     c_module: Callable[..., Path],
 ) -> None:
-    failures = ["host_donate_hyp=1:ENOMEM", "host_donate_hyp=2:ENOMEM", "fixmap_map=1:ENOMEM"]
+    failures = ["host_donate_hyp=1:ENOMEM", "host_donate_hyp=2:ENOMEM", "create_private_mapping=1:ENOMEM"]
     returns = ["hyp_donate_host=1:ENOMEM", "hyp_donate_host=2:ENOMEM"]
     careful = outcomes(c_module, 0)
     assert [name for name, _ in careful] == failures + returns
