@@ -43,12 +43,14 @@ void hyp_call(pkvm_handler_regs_t *regs)
 	case 5: x[1] = INIT_DEVICE; break;
 	case 6: x[1] = ops->host_donate_hyp(x[2], 1 DONATE_ARG); break;
 	case 7: x[1] = ops->hyp_donate_host(x[2], 1); break;
+	case 8: x[1] = REGISTER_RESET; break;
+	case 9: x[1] = INIT_SCMI; break;
 	}
 }
 """
 
 INIT, VALIDATE, CHILD, PREPARE, APPLY, COMPLETE, SUSPEND, RESUME, DABT = range(1, 10)
-BY_ID, ALLOC, FREE, ATTACH, DETACH, MAP, UNMAP, TRANSLATE, SYNC, IDMAP = range(11, 21)
+BY_ID, ALLOC, FREE, ATTACH, DETACH, MAP, UNMAP, TRANSLATE, SYNC, IDMAP, BLOCK, TOKEN, RESET = range(11, 24)
 
 #: What the drivers give the host for a load from their registers.
 EMULATED = 0x77
@@ -77,6 +79,8 @@ struct pkvm_iommu_driver driver = { .ops = &table };
 #define INSTANCE table
 #define SNAPSHOT 0
 #define INIT_DEVICE 0
+#define INIT_SCMI 0
+#define REGISTER_RESET 0
 #define DONATE_ARG
 """
     + _CONTROL
@@ -154,6 +158,9 @@ static void sync(struct kvm_hyp_iommu_domain *d, struct iommu_iotlb_gather *g) {
 static void idmap(struct kvm_hyp_iommu_domain *d, phys_addr_t s, phys_addr_t e, int p) { NOTE(20, (u64)d, s, e, p); }
 #ifndef PKVM_EMU_IOMMU_INIT_ARG
 static void complete(bool map) { NOTE(6, map); }
+static int block(struct kvm_hyp_iommu *i, u32 e, bool to_guest) { NOTE(21, (u64)i, e, to_guest); return answer; }
+static int token(pkvm_handle_t id, u64 *out) { NOTE(22, id); *out = 0x10000 + id; return answer; }
+static int reset(void *cookie, bool to_guest) { NOTE(23, (u64)cookie, to_guest); return 0; }
 #endif
 static int suspend(struct kvm_hyp_iommu *i) { NOTE(7, (u64)i, i->power_is_off); return answer; }
 static int resume(struct kvm_hyp_iommu *i) { NOTE(8, (u64)i, i->power_is_off); return answer; }
@@ -175,13 +182,28 @@ struct kvm_iommu_ops table = {
 #ifdef PKVM_EMU_IOMMU_INIT_ARG
 	.dabt_handler = dabt_66,
 #else
-	.dabt_handler = dabt, .host_stage2_idmap_complete = complete,
+	.dabt_handler = dabt, .host_stage2_idmap_complete = complete, .dev_block_dma = block, .get_iommu_token_by_id = token,
 #endif
 };
 #define DRIVER table
 #define INSTANCE instance
 #define SNAPSHOT ops->iommu_snapshot_host_stage2(0)
 #define INIT_DEVICE ops->iommu_init_device(&instance)
+static int init_scmi(u64 smc, u64 domain, u64 base, u64 size)
+{
+	instance.power_domain.type = KVM_POWER_DOMAIN_ARM_SCMI;
+	instance.power_domain.arm_scmi.smc_id = smc;
+	instance.power_domain.arm_scmi.domain_id = domain;
+	instance.power_domain.arm_scmi.shmem_base = base;
+	instance.power_domain.arm_scmi.shmem_size = size;
+	return ops->iommu_init_device(&instance);
+}
+#define INIT_SCMI init_scmi(x[2], x[3], x[4], x[5])
+#ifdef PKVM_EMU_IOMMU_INIT_ARG
+#define REGISTER_RESET 0
+#else
+#define REGISTER_RESET ops->device_register_reset(x[2], (void *)x[3], reset)
+#endif
 #define DONATE_ARG , true
 """
     + _CONTROL
@@ -280,6 +302,14 @@ class Driver:
     def init_device(self) -> int:
         """The driver registers the power domain of its IOMMU."""
         return self._control(5)[0]
+
+    def on_reset(self, pa: int, cookie: int) -> int:
+        """The module registers its reset handler for the device at ``pa``."""
+        return self._control(8, pa, cookie)[0]
+
+    def init_scmi(self, smc: int, domain: int, base: int, size: int = 4096) -> int:
+        """The driver registers an SCMI power domain for its IOMMU; an errno as 32 bits."""
+        return self._control(9, smc, domain, base, size)[0] & 0xFFFF_FFFF
 
     def donate(self, pa: int) -> None:
         """The module takes a page of the host."""

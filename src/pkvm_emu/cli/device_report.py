@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pkvm_emu.hyp.iommu_report import iommu_facts
 
-
 if TYPE_CHECKING:
     from pkvm_emu.devices.access_log import Access
     from pkvm_emu.system import System

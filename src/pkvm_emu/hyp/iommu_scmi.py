@@ -1,8 +1,8 @@
 """Power domains of IOMMUs that the host switches by SCMI: the hypervisor looks into the messages on their way to the firmware.
 
-The host writes a message into shared memory and makes an SMC. While the hypervisor handles it the page is its own. A message
-that switches a registered power domain off has the driver suspend its IOMMU before it is forwarded, one that switches it on has the driver
-resume it afterwards. Source: arch/arm64/kvm/hyp/nvhe/power/scmi.c; the layout of messages: Arm DEN 0056 (SCMI), chapters 4.2, 5.
+The host writes a message into shared memory and makes an SMC. While the hypervisor handles it the page is its own. Before a
+message goes on that switches a registered power domain off, the driver suspends its IOMMU; after one that switches it on, the
+driver resumes it. Source: arch/arm64/kvm/hyp/nvhe/power/scmi.c; the layout of messages: Arm DEN 0056 (SCMI), chapters 4.2, 5.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pkvm_emu.machine.state import State, StateList
 if TYPE_CHECKING:
     from pkvm_emu.hyp.hypervisor import Hypervisor
 
-#: Where a channel keeps what, in shared memory; the payload of POWER_STATE_SET is flags, domain, state, and of its answer the status.
+#: Where a channel keeps what, in shared memory. The payload of POWER_STATE_SET is flags, domain, state; of its answer the status.
 _STATUS, _HEADER, _PAYLOAD = 0x04, 0x18, 0x1C
 _FLAGS, _DOMAIN, _STATE = _PAYLOAD, _PAYLOAD + 4, _PAYLOAD + 8
 _FREE, _ERROR = 1, 2

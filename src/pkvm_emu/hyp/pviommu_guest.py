@@ -21,7 +21,7 @@ from pkvm_emu.hyp.iommu_domains import IommuDomains
 from pkvm_emu.hyp.iommu_rules import MAX_DOMAINS
 from pkvm_emu.hyp.memcache import HostMemcache
 from pkvm_emu.hyp.ownership_guest import guest_state
-from pkvm_emu.hyp.page_state import OWNED
+from pkvm_emu.hyp.page_state import OWNED, RESTRICTED_PROT
 from pkvm_emu.hyp.pviommu import PvIommus, Route
 from pkvm_emu.machine.pagetable import LAST_LEVEL, LEVEL_SIZE, PAGE_SIZE
 
@@ -217,7 +217,7 @@ class GuestDevices:
         if not leaf.valid:
             self._vm.requests.append(MapRequest(ipa, size))
             return -ENOENT, 0, 0
-        if guest_state(leaf.descriptor) != OWNED:
+        if guest_state(leaf.descriptor) & ~RESTRICTED_PROT != OWNED:
             return -EPERM, 0, 0
         return 0, leaf.pa & ~_PAGE_MASK, LEVEL_SIZE[leaf.level]
 
