@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -44,11 +45,17 @@ class Browser:
         assert program is not None
         commands, self._to = os.pipe()
         self._from, answers = os.pipe()
-        # The browser reads commands from descriptor 3 and writes answers to 4.
-        script = f'exec "$@" 3<&{commands} 4>&{answers}'
+
+        def connect() -> None:
+            # The browser reads commands from descriptor 3 and writes answers to 4.
+            source, target = fcntl.fcntl(commands, fcntl.F_DUPFD, 10), fcntl.fcntl(answers, fcntl.F_DUPFD, 10)
+            os.dup2(source, 3)
+            os.dup2(target, 4)
+
         self._process = subprocess.Popen(
-            ["sh", "-c", script, "sh", program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(commands, answers),
+            [program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            pass_fds=(3, 4),
+            preexec_fn=connect,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

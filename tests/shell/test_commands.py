@@ -7,6 +7,7 @@ import re
 import pytest
 from shell_support import ShellRunner
 
+from pkvm_emu.hyp.pgtable import PAGE_HYP_DEVICE
 from pkvm_emu.shell.command import COMMANDS
 from pkvm_emu.shell.complete import completions
 from pkvm_emu.system import System
@@ -134,6 +135,43 @@ def test_module_commands_say_what_failed(sh: ShellRunner) -> None:
 def test_pages_prints_the_owner(sh: ShellRunner) -> None:
     assert sh("pages 0x48000000") == 0
     assert sh.out.startswith("page 0x48000000 (RAM): owner HOST")
+
+
+def test_pages_draws_a_map_of_ram(sh: ShellRunner, system: System) -> None:
+    assert system.hyp.ownership.host_donate_hyp(0x48000, 600, origin="a test") == 0
+    assert system.hyp.ownership.host_share_hyp(0x4A000, origin="a test") == 0
+    assert sh("pages") == 0
+    lines = sh.out.splitlines()
+    assert lines[0] == "0x40000000-0x80000000, 1 GiB; a letter is 2 MiB"
+    rows = {int(line.split()[0], 16): line.split()[1] for line in lines[1:9]}
+    assert rows[0x4800_0000] == "Hh" + "." * 14 + "s" + "." * 47
+    assert "  S       4 KiB  the host's, shared with the hypervisor" in lines
+    assert "  0x48000000-0x48258000 2.344 MiB  the hypervisor's (host_donate_hyp by a test)" in lines
+    counted = sum(_bytes(line.split()[1:3]) for line in lines if line[:3] in ("  .", "  H", "  S"))
+    assert abs(counted - (1 << 30)) < 4096
+
+
+def _bytes(size: list[str]) -> float:
+    return float(size[0]) * {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[size[1]]
+
+
+def test_pages_maps_a_range_page_by_page(sh: ShellRunner, system: System) -> None:
+    system.hyp.ownership.host_donate_hyp(0x48001, 2, origin="a test")
+    for script in ("pages 0x48000000+16k", "pages 0x48000000-0x48004000"):
+        assert sh(script) == 0
+        assert sh.out.splitlines()[:2] == ["0x48000000-0x48004000, 16 KiB; a letter is 4 KiB", "  0x48000000  .HH."]
+
+
+def test_pages_lists_what_lies_outside_of_ram(sh: ShellRunner, system: System) -> None:
+    assert system.hyp.ownership.host_donate_hyp(0xA0000, 1, True, PAGE_HYP_DEVICE, origin="a test") == 0
+    assert sh("pages") == 0
+    assert "outside RAM\n  0xa0000000-0xa0001000     4 KiB  the hypervisor's" in sh.out
+
+
+@pytest.mark.parametrize("script", ["pages 1-x", "pages 5-3", "pages 1+0", "pages 0x1ffffffffffffffff", "pages 1z"])
+def test_pages_refuses_what_is_no_range(sh: ShellRunner, script: str) -> None:
+    assert sh(script) == 2
+    assert sh.err.startswith("pages: ")
 
 
 @pytest.mark.parametrize("script", ["hvc", "hvc nope", "hvc 1 x", "hvc 1 2 3 4 5 6 7 8 9", "smc", "pages x"])

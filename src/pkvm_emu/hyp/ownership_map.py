@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 
 class PageKind(Enum):
-    """What a page is, in one word: a letter for maps in text, and a sentence."""
+    """What a page is: a capital letter for maps in text, and words."""
 
     HOST = ".", "the host's"
     HYP = "H", "the hypervisor's"
-    SHARED = "s", "the host's, shared with the hypervisor"
+    SHARED = "S", "the host's, shared with the hypervisor"
     MODULE = "M", "the host's, its permission set by a module"
-    RESTRICTED = "r", "the host's, with fewer permissions"
-    DMA = "d", "in use for DMA"
+    RESTRICTED = "R", "the host's, with fewer permissions"
+    DMA = "D", "in use for DMA"
     GUEST = "G", "a protected guest's"
-    GUEST_SHARED = "b", "a guest's, shared with the host"
-    HOST_GUEST = "g", "the host's, shared with a guest"
+    GUEST_SHARED = "B", "a guest's, shared with the host"
+    HOST_GUEST = "L", "the host's, shared with a guest"
     SECURE = "F", "the secure world's (FF-A)"
-    SECURE_SHARED = "f", "the host's, shared with the secure world (FF-A)"
+    SECURE_SHARED = "E", "the host's, shared with the secure world (FF-A)"
     PROTECTED = "P", "nobody's: taken from the host"
 
     def __init__(self, letter: str, text: str) -> None:
@@ -81,12 +81,13 @@ def kind_of(ownership: OwnershipState, pa: int) -> PageKind:
 def _kind(ownership: OwnershipState, pa: int, owner: Component, state: int) -> PageKind:
     if state & MODULE_OWNED:
         return PageKind.MODULE
+    # The host can reach what a guest shares, so there is no annotation that names the owner.
+    if state & 3 == SHARED_BORROWED and not state & NOPAGE:
+        return PageKind.GUEST_SHARED
     if owner is not Component.HOST:
         return _OF_OWNER.get(owner, PageKind.PROTECTED)
     if state & NOPAGE:
         return PageKind.HOST
-    if state & 3 == SHARED_BORROWED:
-        return PageKind.GUEST_SHARED
     if state & 3 == MMIO_DMA:
         return PageKind.DMA
     if state & 3 == SHARED_OWNED:

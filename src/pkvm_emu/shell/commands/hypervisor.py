@@ -1,4 +1,4 @@
-"""Commands that no real shell has: hypercalls, SMCs, page ownership, and help."""
+"""Commands that no real shell has: hypercalls, SMCs, and help."""
 
 from __future__ import annotations
 
@@ -75,17 +75,6 @@ def poweroff(context: Context) -> int:
 def halt(context: Context) -> int:
     """End the system by stopping its CPU."""
     context.system.reboot("halt")
-    return 0
-
-
-@command("pages", "ADDRESS...", "who owns the page at a physical address")
-def pages(context: Context) -> int:
-    """Owner, state and entries of pages; and why the last request was refused, without an address."""
-    for address in _numbers(context.arguments, 64):
-        context.out(f"{context.system.pages.at(address)}\n")
-    if not context.arguments:
-        refusal = context.system.pages.last_refusal
-        context.out(f"{refusal}\n" if refusal is not None else "")
     return 0
 
 
