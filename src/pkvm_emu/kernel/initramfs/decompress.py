@@ -155,7 +155,10 @@ def _lz4_legacy(data: memoryview, limit: int) -> Unpacked:
         if position + 4 + size > len(data):
             raise EOFError("it ends early")
         block = data[position + 4 : position + 4 + size]
-        sink.add(lz4.block.decompress(block, uncompressed_size=_LZ4_BLOCK))
+        try:
+            sink.add(lz4.block.decompress(block, uncompressed_size=_LZ4_BLOCK))
+        except lz4.block.LZ4BlockError as error:
+            raise ValueError(str(error)) from None
         position += 4 + size
     return Unpacked(sink.result(), position)
 

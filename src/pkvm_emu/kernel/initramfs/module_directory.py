@@ -6,6 +6,7 @@ Source: modules.dep(5), modprobe.d(5); the tables that Android's first-stage ini
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -184,17 +185,21 @@ def parse_soft(words: Iterable[str]) -> Soft:
     return found
 
 
+def _by_number(version: str) -> tuple[list[int], str]:
+    return [int(digits[:9]) for digits in re.findall(r"[0-9]+", version)], version
+
+
 def find_module_directory(root: RootFs) -> ModuleDirectory | None:
     """The directory that first-stage init uses: the one below ``lib/modules`` with the tables, else ``lib/modules`` itself.
 
-    With several versions the last one in order of their names with a ``modules.load`` or ``modules.dep`` counts.
+    With several versions the newest one with a ``modules.load`` or ``modules.dep`` counts.
     """
     tables = ("modules.load", "modules.dep")
     base = root.resolve("lib/modules")
     if base is None:
         return None
     places = {path[len(base) + 1 :] for path, _ in root.files_below(base)}
-    versions = sorted({place.partition("/")[0] for place in places if place.partition("/")[2] in tables})
+    versions = sorted({place.partition("/")[0] for place in places if place.partition("/")[2] in tables}, key=_by_number)
     has_own = any(table in places for table in tables)
     if versions and not has_own:
         return ModuleDirectory(root, f"{base}/{versions[-1]}")
