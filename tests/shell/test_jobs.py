@@ -104,3 +104,24 @@ def test_time_passes_beside_a_job_that_never_waits(sh: ShellRunner) -> None:
 def test_endless_input_ends_with_an_error(sh: ShellRunner, script: str) -> None:
     assert sh(script) == 1
     assert sh.err.count("\n") == 1
+
+
+def test_jobs_are_named_by_number(sh: ShellRunner) -> None:
+    sh("cat /dev/kmsg > /tmp/a & cat /dev/kmsg > /tmp/b & jobs; kill %1; jobs; kill %%; jobs; jobs")
+    first, second = (int(line.split()[1]) for line in sh.out.splitlines()[:2])
+    assert sh.out.splitlines() == [
+        f"[1]  {first} Running",
+        f"[2]+ {second} Running",
+        f"[1]  {first} Terminated",
+        f"[2]+ {second} Running",
+        f"[2]+ {second} Terminated",
+    ]
+
+
+def test_wait_takes_jobs_and_gives_their_status(sh: ShellRunner) -> None:
+    assert sh("(sleep 1; exit 3) & sleep 5 & wait %1") == 3
+    assert sh("(exit 4) & wait $!") == 4
+    assert sh("wait %7") == 127
+    assert sh("wait %x") == 2
+    assert sh("kill %7") == 1
+    assert "can't kill pid %7: No such process" in sh.err

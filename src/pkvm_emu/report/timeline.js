@@ -306,7 +306,7 @@ function timeline() {
 
   function detail(i) {
     if (i < 0) return byId('detail').replaceChildren();
-    const facts = [['Begins', moment(S.start[i])]];
+    const facts = [['Begins', `${duration(S.start[i])} after boot`]];
     if (!isInstant(i)) facts.push(['Takes', duration(S.length[i]) + (S.marks[i] & OPEN ? ', not ended' : '')]);
     if (cost(i)) facts.push(['Costs', `${cost(i)} at EL2`]);
     facts.push(['On', rowTitle(i)]);

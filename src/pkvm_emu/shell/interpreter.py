@@ -130,6 +130,7 @@ class Shell(Environment):
                 child.replace(0, Empty())
                 child.is_background = True
                 task = self.scheduler.spawn(child.frame(child._and_or(item.command)), background=True)
+                task.job = 1 + max((job.job for job in self.jobs if not job.done), default=0)
                 self.jobs.append(task)
                 self.last_background = task.number
                 self.status = 0

@@ -70,6 +70,8 @@ class Task:
 
     def __init__(self, number: int, steps: Steps[int], background: bool) -> None:
         self.number = number
+        #: Of a background job, what ``%1`` means.
+        self.job = 0
         self.background = background
         self.steps = steps
         self.wait = RUNNABLE

@@ -6,10 +6,11 @@ import re
 
 from pkvm_emu.shell.command import COMMANDS, CommandError, Context, command
 from pkvm_emu.shell.environment import FunctionReturn, LoopControl, ShellExit
-from pkvm_emu.shell.jobs import SIGTERM, SignalStatus, Steps, Wait
+from pkvm_emu.shell.jobs import SIGTERM, SignalStatus, Steps, Task, Wait
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _MAX_LINE = 1 << 16
+_NO_SUCH_JOB = 127
 _LONG_OPTIONS = {"errexit": "e", "nounset": "u", "xtrace": "x", "noglob": "f"}
 
 
@@ -225,11 +226,44 @@ def _poll(fresh: list[bytes | int], value: bytes | int) -> bool:
 
 @command("wait", "[PID...]", "wait for background jobs", builtin=True)
 def wait(context: Context) -> Steps[int]:
-    """Wait for all background jobs, or for those given."""
-    wanted = [int(word.lstrip("%")) for word in context.arguments if word.lstrip("%").isdigit()]
-    jobs = [task for task in context.shell.jobs if not wanted or task.number in wanted]
+    """Wait for all background jobs, or for those given, by process (``$!``) or by job (``%1``)."""
+    jobs = context.shell.jobs
+    if context.arguments:
+        found = [_job(context, word) for word in context.arguments]
+        jobs = [task for task in found if task is not None]
     yield Wait(lambda: all(task.done for task in jobs))
-    return int(jobs[-1].status) if wanted and jobs else 0
+    if not context.arguments:
+        return 0
+    return _NO_SUCH_JOB if found[-1] is None else int(found[-1].status)
+
+
+def _job(context: Context, word: str) -> Task | None:
+    """The background job of this shell that a word names: ``%1``, ``%%`` and ``%+`` (the newest), ``%-``, or a process number."""
+    jobs = context.shell.jobs
+    if word in ("%", "%%", "%+", "%-"):
+        place = 2 if word == "%-" else 1
+        return jobs[-place] if len(jobs) >= place else None
+    number = word.removeprefix("%")
+    if not number.isdigit():
+        raise CommandError(f"{word}: no such job", 2)
+    by_job = word != number
+    return next((task for task in reversed(jobs) if (task.job if by_job else task.number) == int(number)), None)
+
+
+@command("jobs", "", "list background jobs", builtin=True)
+def show_jobs(context: Context) -> int:
+    """The background jobs of this shell: job and process number, and what became of them."""
+    shell = context.shell
+    for task in shell.jobs:
+        if not task.done:
+            state = "Running"
+        elif isinstance(task.status, SignalStatus):
+            state = "Terminated"
+        else:
+            state = f"Done({task.status})" if task.status else "Done"
+        context.out(f"[{task.job}]{'+' if task is shell.jobs[-1] else ' '} {task.number} {state}\n")
+    shell.jobs[:] = [task for task in shell.jobs if not task.done]
+    return 0
 
 
 @command("kill", "[-SIGNAL] PID...", "end background jobs", builtin=True)
@@ -239,9 +273,13 @@ def kill(context: Context) -> int:
     for word in context.arguments:
         if word.startswith("-"):
             continue
-        number = int(word) if word.isdigit() else -1
-        task = next((task for task in context.shell.scheduler.tasks if task.number == number), None)
-        if task is None:
+        task: Task | None
+        if word.startswith("%"):
+            task = _job(context, word)
+        else:
+            number = int(word) if word.isdigit() else -1
+            task = next((task for task in context.shell.scheduler.tasks if task.number == number), None)
+        if task is None or task.done:
             status = context.error(f"can't kill pid {word}: No such process")
         else:
             context.shell.scheduler.kill(task)

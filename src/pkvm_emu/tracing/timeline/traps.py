@@ -205,7 +205,7 @@ class TrapListener:
         source = Level.EL2 if self._system.machine.core.el == 2 else Level.EL1
         timeline.begin(source, name, Open("smc", "smc to EL3"), pc=self._engine.read("pc"), flow=flow, before_step=True)
         _, arguments = self._call("smc", values, False)
-        timeline.begin(Level.EL3, name, Open("smc"), arguments, flow=-flow)
+        timeline.begin(Level.EL3, name, Open("smc"), arguments, flow=-flow, before_step=True)
         return depth
 
     def smc_ends(self, depth: int) -> None:
