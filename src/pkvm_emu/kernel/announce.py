@@ -5,6 +5,7 @@ Source: ``arch/arm64/kvm/{pkvm,arm}.c``, ``init/main.c``.
 
 from __future__ import annotations
 
+from pkvm_emu.kernel.assignable import announce_devices
 from pkvm_emu.kernel.iommu import start_at_boot
 from pkvm_emu.kernel.kernel import Kernel
 
@@ -35,4 +36,4 @@ def before_deprivilege(kernel: Kernel) -> None:
     """IOMMU driver and assignable devices, in generations that initialise them after the modules."""
     start_at_boot(kernel)
     if kernel.generation.boot.iommu_and_devices:
-        kernel.kvm_log("Found 0 assignable devices", _INFO)
+        announce_devices(kernel)

@@ -8,6 +8,7 @@ arch/arm64/kvm/hyp/nvhe/{hyp-main,iommu/iommu,power/hvc,device/device}.c.
 from __future__ import annotations
 
 from pkvm_emu.hyp import layout
+from pkvm_emu.hyp.devices import Devices
 from pkvm_emu.hyp.host_requests import HostRequests
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.iommu import Iommu
@@ -52,8 +53,8 @@ def pviommu_add_vsid(hyp: Hypervisor, kvm: Ptr, number: U32, iommu: U32, sid: U3
 
 @hypercall("devices_init")
 def devices_init(hyp: Hypervisor) -> int:
-    """Take over the table of assignable devices, which this board's device tree leaves empty; x1 = 0."""
-    return 0
+    """Take over the host's table of assignable devices; x1 = errno of the donation."""
+    return hyp.part(Devices).init()
 
 
 @hypercall("host_iommu_alloc_domain", runs_guest=True)
