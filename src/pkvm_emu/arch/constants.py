@@ -20,12 +20,12 @@ class MadeConstant(NamedTuple):
     """A 64-bit constant.
 
     Attributes:
-        index: number of its first instruction word.
+        position: number of its first instruction word.
         value: the constant.
         is_or: it is or-ed to a register; False: a register is set to it.
     """
 
-    index: int
+    position: int
     value: int
     is_or: bool
 

@@ -128,7 +128,7 @@ def _evidence(file: ObjectFile, section: Section) -> Iterator[_Evidence]:
         if file.symbols[entry.symbol].name == "memstart_addr"
     ]
     for constant in made_constants(words):
-        index, value = constant.index, constant.value
+        index, value = constant.position, constant.value
         is_near = any(abs(index - place) <= _NEAR for place in physical)
         if value in _WEAK:
             bits, name = _WEAK[value]
@@ -143,4 +143,4 @@ def _evidence(file: ObjectFile, section: Section) -> Iterator[_Evidence]:
 def _is_tested(words: tuple[int, ...], constant: MadeConstant) -> bool:
     """Whether a shift by VA_BITS - 1 follows, as ``virt_to_phys`` makes it."""
     wanted = constant.value.bit_length() - 2
-    return any(lsr_immediate(word) == wanted for word in words[constant.index : constant.index + _NEAR])
+    return any(lsr_immediate(word) == wanted for word in words[constant.position : constant.position + _NEAR])

@@ -11,6 +11,7 @@ from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.address_space import KernelAddressSpace
 from pkvm_emu.kernel.command_line import CommandLine
 from pkvm_emu.kernel.faults import FaultHandler
+from pkvm_emu.kernel.format_env import KernelFormatEnv
 from pkvm_emu.kernel.log import KernelLog
 from pkvm_emu.kernel.modules import LoadedModule, ModuleLoader
 from pkvm_emu.kernel.page_allocator import PageAllocator
@@ -40,22 +41,6 @@ _TASK_HEADER_WORDS = 8
 _THREAD_INFO_CPU = 40
 #: CPU 0 runs init; on the others a hotplug thread (``cpuhp/1``, ...) is current.
 _PID_OF_INIT, _PID_OF_FIRST_CPUHP = 1, 20
-
-
-class KernelFormatEnv(FormatEnv):
-    """What ``printk`` and its kin read from the kernel."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-
-    def read(self, va: int, size: int) -> bytes:
-        return self._kernel.memory.read(va, size)
-
-    def read_cstr(self, va: int, limit: int) -> bytes:
-        return self._kernel.memory.read_cstr(va, limit)
-
-    def symbolize(self, va: int) -> str | None:
-        return self._kernel.symbolize(va)
 
 
 class Kernel(State):
