@@ -7,6 +7,8 @@
 typedef s64 ktime_t;
 ktime_t ktime_get(void);
 ktime_t ktime_get_with_offset(int which);
+static inline ktime_t ns_to_ktime(u64 ns) { return (ktime_t)ns; }
+static inline ktime_t ms_to_ktime(u64 ms) { return (ktime_t)(ms * NSEC_PER_MSEC); }
 static inline s64 ktime_to_ns(ktime_t t) { return t; }
 static inline s64 ktime_to_us(ktime_t t) { return t / NSEC_PER_USEC; }
 static inline s64 ktime_to_ms(ktime_t t) { return t / NSEC_PER_MSEC; }

@@ -8,7 +8,7 @@
 #include <linux/types.h>
 #include <asm/uaccess.h>
 
-/* Faults in between give an error instead of paging; a module has no user memory mapped, so nothing is to be done. */
+/* Faults in between give an error instead of paging: user memory here is always there, or never. */
 #define pagefault_disable()	barrier()
 #define pagefault_enable()	barrier()
 
@@ -29,5 +29,23 @@ static inline unsigned long copy_to_user(void __user *to, const void *from, unsi
 {
 	return __arch_copy_to_user(to, from, size);
 }
+unsigned long __arch_clear_user(void __user *to, unsigned long size);
+static inline unsigned long clear_user(void __user *to, unsigned long size) { return __arch_clear_user(to, size); }
+long strncpy_from_user(char *to, const char __user *from, long count);
+long strnlen_user(const char __user *from, long count);
+void *memdup_user(const void __user *from, size_t size);
+
+/* 0 or -EFAULT; the value is loaded and stored as user code would (asm/uaccess.h). */
+#define get_user(value, ptr) \
+({ \
+	unsigned long got_ = 0; \
+	long err_ = _pkvm_emu_get_user(&got_, (const void *)(ptr), sizeof(*(ptr))); \
+	(value) = (typeof(*(ptr)))got_; \
+	err_; \
+})
+#define put_user(value, ptr) \
+	_pkvm_emu_put_user((unsigned long)(typeof(*(ptr)))(value), (void *)(ptr), sizeof(*(ptr)))
+#define __get_user	get_user
+#define __put_user	put_user
 
 #endif /* _PKVM_EMU_LINUX_UACCESS_H_ */

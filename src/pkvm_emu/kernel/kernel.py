@@ -29,6 +29,7 @@ from pkvm_emu.machine.state import State, StateDict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pkvm_emu.kernel.deferred.scheduler import Scheduler
     from pkvm_emu.kernel.hooks import Hooks
 
 P = TypeVar("P")
@@ -182,7 +183,7 @@ class Kernel(State):
         Args:
             nanoseconds: for how long. None: until what is pending now has had its turn, 10 s at most.
         """
-        scheduler = self.part_made("Scheduler")
+        scheduler = self._scheduler()
         if scheduler is not None:
             scheduler.idle(nanoseconds)
             return
@@ -190,9 +191,17 @@ class Kernel(State):
 
     def run_ready(self) -> None:
         """Let deferred work run that is ready now; time does not go on by itself."""
-        scheduler = self.part_made("Scheduler")
+        scheduler = self._scheduler()
         if scheduler is not None:
             scheduler.run_ready()
+
+    def _scheduler(self) -> Scheduler | None:
+        """What runs deferred work; None where there has not been any."""
+        if self.part_made("TimerQueue") is None and self.part_made("SoftIrqs") is None:
+            return None
+        from pkvm_emu.kernel.deferred.scheduler import Scheduler
+
+        return self.part(Scheduler)
 
     # Set-up
 
@@ -345,7 +354,8 @@ class Kernel(State):
         """The numbers of the CPU capabilities whose alternatives are applied, for this kernel line."""
         capabilities = self._generation.capabilities
         profile = self._machine.profile
-        wanted = {"ALWAYS_SYSTEM": True, "KVM_PROTECTED_MODE": self.protected, "LSE": profile.lse}
+        # Every CPU that runs Android 14 has PAN; without it get_user() would switch TTBR0, which nothing here sets up.
+        wanted = {"ALWAYS_SYSTEM": True, "PAN": True, "KVM_PROTECTED_MODE": self.protected, "LSE": profile.lse}
         return frozenset(
             number for name, number in capabilities.items() if wanted.get(name, False) and number is not None
         )

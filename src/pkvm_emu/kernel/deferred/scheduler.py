@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pkvm_emu.kernel.deferred.softirqs import SoftIrqs
 from pkvm_emu.kernel.deferred.tasks import RUNNING, Task, Tasks, TaskState, Wait
 from pkvm_emu.kernel.deferred.timers import TimerQueue
+from pkvm_emu.kernel.devicetree.mmio import MmioWindows
 from pkvm_emu.kernel.registry import kernel_part
 from pkvm_emu.kernel.sync import Locks, Parked, TryAgain
 from pkvm_emu.kernel.time import HZ, NS_PER_SECOND, Clock
@@ -68,6 +69,7 @@ class Scheduler(State):
         self._timers = kernel.part(TimerQueue)
         self._softirqs = kernel.part(SoftIrqs)
         self._clock = kernel.part(Clock)
+        self._windows = kernel.part(MmioWindows)
         self.ready: StateList[int] = StateList(kernel.machine.journal, "kernel.scheduler.ready")
         #: The runs of tasks that are under way, innermost last: the task and the depth of its run.
         self._running: list[tuple[Task, int]] = []
@@ -221,23 +223,32 @@ class Scheduler(State):
             nanoseconds: how long. None: until everything that is pending now has had its turn, 10 s at most; what
                 starts itself again runs on with the next idling.
         """
-        end = self._kernel.uptime_ns() + (_IDLE_NS if nanoseconds is None else nanoseconds)
-        pending = self._timers.armed()
         self.run_ready()
-        for _ in range(_IDLE_STEPS) if nanoseconds is None else iter(int, 1):
-            if nanoseconds is None:
-                pending &= self._timers.armed()
-                if not pending:
-                    return
-            if not self._step(end):
-                break
+        end = self._kernel.uptime_ns() + (_IDLE_NS if nanoseconds is None else nanoseconds)
         if nanoseconds is not None:
+            while self._step(end):
+                pass
             self._sleep_until(end)
+            return
+        pending = self._timers.armed()
+        for _ in range(_IDLE_STEPS):
+            # Work that has begun goes on to its end, whatever it sleeps for.
+            pending = (pending & self._timers.armed()) | self._sleeping_workers()
+            if not pending or not self._step(end):
+                break
+        self.run_ready()
+
+    def _sleeping_workers(self) -> set[int]:
+        return {va for va, entry in self._timers.entries.items() if entry.kind == "deadline" and self._is_worker(va & ~1)}
+
+    def _is_worker(self, va: int) -> bool:
+        task = self._tasks.by_va.get(va)
+        return task is not None and task.kind == "worker"
 
     def _step(self, horizon: int | None) -> bool:
         """Let one thing happen, up to the time ``horizon``; whether there was one."""
         now = self._kernel.uptime_ns()
-        if self._timers.fire(now) or self._softirqs.run() or self._run_next():
+        if self._windows.deliver() or self._timers.fire(now) or self._softirqs.run() or self._run_next():
             return True
         following = self._timers.next_time()
         if following is None or (horizon is not None and following > horizon):

@@ -48,7 +48,8 @@ class Workqueues(State):
 
     Attributes:
         queues: by address of the ``struct workqueue_struct``.
-        items: queued items that wait for a worker, by address, in order.
+        items: queued items that have not begun, by address, in order.
+        assigned: those of them that have a worker, which has not got the CPU yet.
         running: items that run, by address: the worker's ``task_struct``.
         idle_workers: workers without work.
 
@@ -64,6 +65,7 @@ class Workqueues(State):
         self._tasks = kernel.part(Tasks)
         self.queues: StateDict[int, Queue] = StateDict(journal, "kernel.workqueues.queues")
         self.items: StateDict[int, Item] = StateDict(journal, "kernel.workqueues.items")
+        self.assigned: StateDict[int, int] = StateDict(journal, "kernel.workqueues.assigned")
         self.running: StateDict[int, int] = StateDict(journal, "kernel.workqueues.running")
         self.running_queue: StateDict[int, int] = StateDict(journal, "kernel.workqueues.running_queue")
         self.idle_workers: StateList[int] = StateList(journal, "kernel.workqueues.idle_workers")
@@ -122,6 +124,8 @@ class Workqueues(State):
         """Take a queued item off; whether it was there."""
         if self.items.pop(work, None) is None:
             return False
+        # Its worker finds nothing to do.
+        self.assigned.pop(work, None)
         self.set_pending(work, False)
         return True
 
@@ -144,26 +148,36 @@ class Workqueues(State):
     def _dispatch(self) -> None:
         """Give workers to the queued items that may run."""
         active: dict[int, int] = {}
-        for queue in self.running_queue.values():
+        for queue in (*self.running_queue.values(), *(self.items[work].queue for work in self.assigned)):
             active[queue] = active.get(queue, 0) + 1
         for work, item in list(self.items.items()):
-            if work in self.running or active.get(item.queue, 0) >= self.queues[item.queue].max_active:
+            is_busy = work in self.running or work in self.assigned
+            if is_busy or active.get(item.queue, 0) >= self.queues[item.queue].max_active:
                 continue
             active[item.queue] = active.get(item.queue, 0) + 1
-            self._start(work, item)
+            self._assign(work, item)
 
-    def _start(self, work: int, item: Item) -> None:
-        function = self._kernel.memory.read_u64(work + at.WORK_FUNCTION)
+    def _assign(self, work: int, item: Item) -> None:
         worker = self._worker(item.cpu)
-        entry = self._kernel.symbols.resolve("pkvm_emu.process_one_work")
-        self._tasks.set_entry(worker, entry, work)
+        self._tasks.set_entry(worker, self._kernel.symbols.resolve("pkvm_emu.process_one_work"), work)
         worker.cpu = item.cpu
         worker.state = TaskState.CREATED
-        del self.items[work]
-        self.running[work] = worker.va
-        self.running_queue[work] = item.queue
-        self.ran[function] = self.ran.get(function, 0) + 1
+        self.assigned[work] = worker.va
         self._scheduler.wake(worker)
+
+    def begin(self, work: int) -> int:
+        """The current worker begins with its item, which is not pending any more; its function, 0 where it was cancelled."""
+        worker = self._tasks.current.va
+        if self.assigned.get(work) != worker:
+            return 0
+        del self.assigned[work]
+        item = self.items.pop(work)
+        self.running[work] = worker
+        self.running_queue[work] = item.queue
+        self.set_pending(work, False)
+        function = self._kernel.memory.read_u64(work + at.WORK_FUNCTION)
+        self.ran[function] = self.ran.get(function, 0) + 1
+        return function
 
     def _worker(self, cpu: int | None) -> Task:
         if self.idle_workers:

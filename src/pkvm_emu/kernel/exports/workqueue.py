@@ -105,10 +105,10 @@ def queue_work_on(kernel: Kernel, cpu: U32, queue: Ptr, work: Ptr) -> int:
 
 @kernel_symbol("pkvm_emu.process_one_work", runs_guest=True)
 def process_one_work(kernel: Kernel, work: Ptr) -> None:
-    """What a worker begins with: the item is not pending any more, and its function is gone on to."""
-    kernel.part(Workqueues).set_pending(work, False)
-    function = load_u64(kernel, work + at.WORK_FUNCTION)
-    kernel.machine.engine.write("pc", function)
+    """What a worker begins with: it goes on to its item's function, whose return is the worker's."""
+    function = kernel.part(Workqueues).begin(work)
+    if function:
+        kernel.machine.engine.write("pc", function)
 
 
 @kernel_symbol("queue_delayed_work_on", runs_guest=True)
