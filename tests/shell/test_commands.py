@@ -145,8 +145,8 @@ def test_pages_draws_a_map_of_ram(sh: ShellRunner, system: System) -> None:
     assert lines[0] == "0x40000000-0x80000000, 1 GiB; a letter is 2 MiB"
     rows = {int(line.split()[0], 16): line.split()[1] for line in lines[1:9]}
     assert rows[0x4800_0000] == "Hh" + "." * 14 + "s" + "." * 47
-    assert "  S       4 KiB  the host's, shared with the hypervisor" in lines
-    assert "  0x48000000-0x48258000 2.344 MiB  the hypervisor's (host_donate_hyp by a test)" in lines
+    assert "  S         4 KiB  the host's, shared with the hypervisor" in lines
+    assert "  0x48000000-0x48258000  2.344 MiB  the hypervisor's (host_donate_hyp by a test)" in lines
     counted = sum(_bytes(line.split()[1:3]) for line in lines if line[:3] in ("  .", "  H", "  S"))
     assert abs(counted - (1 << 30)) < 4096
 
@@ -165,7 +165,7 @@ def test_pages_maps_a_range_page_by_page(sh: ShellRunner, system: System) -> Non
 def test_pages_lists_what_lies_outside_of_ram(sh: ShellRunner, system: System) -> None:
     assert system.hyp.ownership.host_donate_hyp(0xA0000, 1, True, PAGE_HYP_DEVICE, origin="a test") == 0
     assert sh("pages") == 0
-    assert "outside RAM\n  0xa0000000-0xa0001000     4 KiB  the hypervisor's" in sh.out
+    assert "outside RAM\n  0xa0000000-0xa0001000      4 KiB  the hypervisor's" in sh.out
 
 
 @pytest.mark.parametrize("script", ["pages 1-x", "pages 5-3", "pages 1+0", "pages 0x1ffffffffffffffff", "pages 1z"])

@@ -238,8 +238,11 @@ class Hypervisor(HypMemory, PerCpu, State):
         return self._machine.core.call(self.entry("fw_call_module"), *registers)[0]
 
     def caller(self) -> str:
-        """Who calls the op that is being served: its return address, for page histories."""
-        return f"EL2 {self._machine.engine.read('x30') - 4:#x}"
+        """Who calls the op that is being served: its return address, for page histories; the host where it is a hypercall."""
+        address = self._machine.engine.read("x30") - 4
+        if 0 <= address - self.entry("hyp_vectors") < self._firmware.text_size:
+            return "host"
+        return f"EL2 {address:#x}"
 
     def unmap_module_page(self, pfn: int, va: int) -> None:
         """Give a module page back to the host and take it out of EL2."""

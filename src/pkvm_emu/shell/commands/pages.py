@@ -80,7 +80,7 @@ def _show_map(context: Context, start: int, end: int, everything: bool) -> None:
     kinds = dict.fromkeys([PageKind.HOST, *(stretch.kind for stretch in found)])
     for kind in kinds:
         size = sum(stretch.size for stretch in found if stretch.kind is kind)
-        context.out(f"  {kind.letter}  {_size(size):>10}  {kind.text}\n")
+        context.out(f"  {kind.letter}  {_size(size):>12}  {kind.text}\n")
     if cell > PAGE_SIZE and len(kinds) > 1:
         context.out("  a small letter: only a part of that stretch\n")
     _list(context, [stretch for stretch in found if stretch.kind is not PageKind.HOST], everything)
@@ -120,7 +120,7 @@ def _list(context: Context, found: list[Stretch], everything: bool) -> None:
     shown = found if everything else found[:_LISTED]
     for stretch in shown:
         since = _since(context.system, stretch)
-        words = f"{stretch.start:#x}-{stretch.end:#x} {_size(stretch.size):>9}  {stretch.kind.text}"
+        words = f"{stretch.start:#x}-{stretch.end:#x} {_size(stretch.size):>10}  {stretch.kind.text}"
         context.out(f"  {words}{f' ({since})' if since else ''}\n")
     if len(shown) < len(found):
         context.out(f"  and {len(found) - len(shown)} more: pages -a lists all\n")
