@@ -172,6 +172,34 @@ def test_exports_come_from_the_symbol_table_of_the_kernel():
     ]
 
 
+def test_versions_of_exports_may_be_relocations():
+    # Up to 5.18: an absolute symbol whose value is the version, or a word that holds it.
+    elf = module_builder()
+    table = elf.section("__ksymtab", bytes(36), align=4)
+    crcs = elf.section("__kcrctab", bytes(12), align=4)
+    word = elf.section("___kcrc", struct.pack("<II", 0, 0x22222222), align=4)
+    strings = elf.section("__ksymtab_strings", b"init_module\0", align=1)
+    name, absolute = elf.section_symbol(strings), elf.symbol("__crc_init_module", ABS, 0x11111111)
+    elf.rela(table, (0, 261, 1, 0), (4, 261, name, 0), (12, 261, 1, 0), (24, 261, 1, 0))
+    elf.rela(
+        crcs, (0, 258, absolute, 0), (4, 261, elf.section_symbol(word), 4), (8, 258, elf.symbol("__crc_nobody"), 0)
+    )
+    assert [part.crc for part in parse(elf).exports] == [0x11111111, 0x22222222, None]
+
+
+def test_exports_tell_their_namespaces():
+    elf = module_builder()
+    table = elf.section("__ksymtab", bytes(24), align=4)
+    strings = elf.section("__ksymtab_strings", b"init_module\0SPACE\0\0", align=1)
+    name = elf.section_symbol(strings)
+    elf.rela(table, (0, 261, 1, 0), (4, 261, name, 0), (8, 261, name, 12), (12, 261, 1, 0), (20, 261, name, 18))
+    assert [part.namespace for part in parse(elf).exports] == ["SPACE", ""]
+    raw = module_builder()
+    record = raw.section(".export_symbol", b"GPL\0SPACE\0\0\0\0\0\0\0" + bytes(8))
+    raw.symbol("__export_symbol_init_module", record)
+    assert [part.namespace for part in parse(raw).exports] == ["SPACE"]
+
+
 def test_exports_of_a_raw_object_come_from_its_export_records():
     elf = module_builder()
     record = elf.section(".export_symbol", b"GPL\0\0\0\0\0" + bytes(8))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pkvm_emu.elf.elements import Section
+from pkvm_emu.elf.elements import SHN_ABS, Section
 from pkvm_emu.elf.object_file import ObjectFile
 
 #: struct kernel_symbol with place-relative references: value, name, namespace, s32 each. Source:
@@ -43,7 +43,7 @@ def read_exports(object_file: ObjectFile) -> list[Export]:
 
 def _table_exports(object_file: ObjectFile, table: Section) -> list[Export]:
     gpl_only = table.name.startswith(("__ksymtab_gpl", "___ksymtab_gpl"))
-    crcs = object_file.section("__kcrctab_gpl" if gpl_only else "__kcrctab")
+    crcs = _crcs(object_file, "__kcrctab_gpl" if gpl_only else "__kcrctab")
     exports = []
     entries = sorted(object_file.relocations_of(table.index))
     namespaces = {
@@ -57,12 +57,33 @@ def _table_exports(object_file: ObjectFile, table: Section) -> list[Export]:
         place = object_file.symbol_offset(symbol, entry.addend)
         if member != 0 or place is None:
             continue
-        crc = None
-        if crcs is not None and number * 4 + 4 <= len(crcs.data):
-            crc = int.from_bytes(crcs.data[number * 4 : number * 4 + 4], "little")
         name = _name_at(object_file, symbol.name, place)
-        exports.append(Export(name, *place, gpl_only, crc, namespaces.get(number, "")))
+        exports.append(Export(name, *place, gpl_only, crcs.get(number), namespaces.get(number, "")))
     return exports
+
+
+def _crcs(object_file: ObjectFile, name: str) -> dict[int, int]:
+    """The versions of a table's symbols by number: words, or (up to 5.18) relocations that give them.
+
+    Those refer to an absolute symbol ``__crc_NAME`` whose value is the version, or to a word that holds it.
+    """
+    table = object_file.section(name)
+    if table is None:
+        return {}
+    words = range(len(table.data) // 4)
+    found = {number: int.from_bytes(table.data[number * 4 : number * 4 + 4], "little") for number in words}
+    for entry in object_file.relocations_of(table.index):
+        symbol = object_file.symbols[entry.symbol]
+        place = object_file.symbol_offset(symbol, entry.addend)
+        if symbol.shndx == SHN_ABS:
+            found[entry.offset // 4] = (symbol.value + entry.addend) & 0xFFFF_FFFF
+        elif place is not None:
+            data = object_file.sections[place[0]].data
+            found[entry.offset // 4] = int.from_bytes(data[place[1] : place[1] + 4], "little")
+        else:
+            # A symbol whose version nobody worked out: it has none.
+            found.pop(entry.offset // 4, None)
+    return found
 
 
 def _string_at(object_file: ObjectFile, symbol: int, addend: int) -> str:

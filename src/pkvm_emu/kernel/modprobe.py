@@ -214,7 +214,13 @@ class _Run:
         if file.name in self._kernel.loader.modules:
             return
         self._store.prepare(file)
-        self._kernel.loader.load(file, [*self._store.options(file.name), *parameters])
+        try:
+            self._kernel.loader.load(file, [*self._store.options(file.name), *parameters])
+        except InputError as error:
+            # A file of the user's is a mistake on the command line; one of the image fails as on a device.
+            if name in self._store.given:
+                raise
+            raise ModuleLoadError(f"{error} (-ENOEXEC)", -_ENOEXEC, name, "link") from None
         self._soft(name, soft.post, above)
 
     def _dependency(self, needed: str, file: ModuleFile, above: tuple[str, ...]) -> None:

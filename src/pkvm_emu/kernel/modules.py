@@ -416,6 +416,8 @@ class ModuleLoader(State):
 
     def _run_init(self, module: LoadedModule) -> int:
         init = module.symbol("init_module")
+        if init is None and not module.file.has_el2:
+            return 0
         if init is None:
             raise UsageError(f"{module.file.file_name}: has no init_module, so nothing of it would run")
         return self._kernel.call_s32(init)
