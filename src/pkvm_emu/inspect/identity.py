@@ -71,6 +71,8 @@ class Build:
         modversions, btf, dwarf, compilers: as it says.
         instrumentation: names of sanitizers and debug options whose helpers the module imports.
         lto: ``clang LTO`` where symbols show it, else None (no proof of the contrary).
+        va_bits, va_bits_reason: address bits of the kernel that the EL1 code was compiled for, and what tells; None: nothing does.
+        kasan_shadow: the offset of the KASAN shadow that the code reads by itself; None: it does not.
     """
 
     kcfi_el1: str | None
@@ -86,6 +88,9 @@ class Build:
     compilers: list[str]
     instrumentation: list[str]
     lto: str | None
+    va_bits: int | None
+    va_bits_reason: str | None
+    kasan_shadow: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +169,9 @@ def read_build(program: Program, code: CodeMap) -> Build:
         list(dict.fromkeys(printable(text) for text in compilers)),
         [name for name, prefixes in _DEBUG_IMPORTS if any(symbol.startswith(prefixes) for symbol in imported)],
         "clang LTO" if is_lto else None,
+        None if file.va_bits is None else file.va_bits.bits,
+        None if file.va_bits is None else file.va_bits.reason,
+        None if file.inlined_shadow is None else file.inlined_shadow.offset,
     )
 
 

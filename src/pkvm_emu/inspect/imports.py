@@ -16,9 +16,9 @@ class Import:
     Attributes:
         name: the symbol.
         status: ``served`` (a function with Python behind it), ``variable``, ``module`` (another of the given modules
-            exports it), ``stub`` (calling it stops the run), ``module needed`` (only another module can give it), or
-            ``weak`` (0 when nobody gives it).
-        given_by: the module that exports it.
+            exports it), ``companion`` (Python stands in for the module that exports it), ``stub`` (calling it stops the
+            run), ``module needed`` (only another module can give it), or ``weak`` (0 when nobody gives it).
+        given_by: the module that exports it, or that Python stands in for.
         first_use: the first place that refers to it.
     """
 
@@ -59,7 +59,9 @@ def read_imports(file: ModuleFile, others: Sequence[ModuleFile] = ()) -> list[Im
         if given_by is not None:
             status = "module"
         elif symbol.name in registry.FUNCTIONS:
-            status = "served"
+            companions = registry.FUNCTIONS[symbol.name].companions
+            status = "companion" if companions else "served"
+            given_by = next((name for name in file.depends if name in companions), next(iter(companions), None))
         elif symbol.name in registry.VARIABLES:
             status = "variable"
         elif symbol.name.startswith(NVHE_PREFIX):

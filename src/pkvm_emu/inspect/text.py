@@ -16,6 +16,7 @@ _STATUS_TEXT = {
     "served": "served",
     "variable": "served, variables",
     "module": "given by another module",
+    "companion": "served in place of a module that is not given",
     "stub": "not served: a call stops the run",
     "module needed": "EL2 code of another module: give that module too",
     "weak": "weak, 0 when nobody defines them",
@@ -100,6 +101,10 @@ class TextReport:
         present = [name for name in ("modversions", "btf", "dwarf") if getattr(build, name)]
         present += [*build.instrumentation, *([build.lto] if build.lto else [])]
         yield f"with {', '.join(present)}" if present else "without modversions, BTF, DWARF and sanitizers"
+        if build.va_bits is not None:
+            yield f"for a kernel with {build.va_bits}-bit addresses: {build.va_bits_reason}"
+        if build.kasan_shadow is not None:
+            yield f"KASAN checks are inlined: they read a shadow at offset {build.kasan_shadow:#x}"
         yield from (f"compiler: {compiler}" for compiler in build.compilers)
         if layout.size is not None:
             found = "arch.hyp not found"
