@@ -53,7 +53,8 @@ def _describe(kernel: Kernel, root: TreeNode, device: TreeNode, group: int) -> b
         if (one.start | one.size) % _PAGE_SIZE:
             return -EINVAL
         data[PAIR * place : PAIR * (place + 1)] = one.start.to_bytes(8, "little") + one.size.to_bytes(8, "little")
-    cells, ids = device.cells("iommus"), []
+    cells = device.cells("iommus")
+    ids: list[tuple[int, int]] = []
     while cells:
         iommu = by_phandle(root, cells[0])
         count = 1 if iommu is None else iommu.cell("#iommu-cells", 0)

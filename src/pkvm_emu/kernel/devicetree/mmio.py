@@ -136,15 +136,16 @@ class MmioWindows:
         core = self._kernel.machine.core
         return not self._delivers and core.el == 1 and not core.engine.read("pstate") & _IRQ_MASKED
 
-    def deliver(self) -> None:
-        """Run the handlers of interrupts that models raised, in order. One that no driver asked for is forgotten.
+    def deliver(self) -> bool:
+        """Run the handlers of interrupts that models raised, in order; whether there were any. One that no driver asked for is
+        forgotten.
 
-        It happens between two instructions of the host where interrupts are enabled, and otherwise when the CPU has come back to
-        Python; the hypervisor and handlers are not interrupted.
+        It happens between two instructions of the host where interrupts are enabled, where the host waits, and when the CPU has
+        come back to Python; the hypervisor and handlers are not interrupted.
         """
         part = self._kernel.part(Interrupts)
-        if self._delivers or self._kernel.machine.core.el != 1:
-            return
+        if not self.bus.pending or self._delivers or self._kernel.machine.core.el != 1:
+            return False
         self._delivers = True
         try:
             while self.bus.pending:
@@ -155,3 +156,4 @@ class MmioWindows:
                     part.fire(line)
         finally:
             self._delivers = False
+        return True
