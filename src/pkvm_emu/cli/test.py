@@ -27,6 +27,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", dest="only", metavar="TEXT", default="", help="run cases whose names contain TEXT")
     parser.add_argument("-n", dest="processes", metavar="N", default="1", help="processes; auto: one a processor")
     parser.add_argument("--shard", metavar="I/N", help="run part I of N (parts on several machines, merged later)")
+    parser.add_argument(
+        "--contracts",
+        metavar="WORDS",
+        default="memory",
+        help="contracts to watch: memory (default), ops, off, NAME=LEVEL",
+    )
+    parser.add_argument(
+        "--golden", action="store_true", help="compare behaviour with golden files beside the cases; write missing ones"
+    )
+    parser.add_argument("--update", action="store_true", help="as --golden, and rewrite golden files that differ")
     parser.add_argument("--results", metavar="FILE", help="write the results as JSON, for --merge")
     parser.add_argument(
         "--merge", metavar="FILE", action="append", default=[], help="run nothing: report the results of shards"
@@ -56,14 +66,18 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> list[CaseResult]:
+    from pkvm_emu.contracts.rules import Selection
     from pkvm_emu.testing.batch import Batch, Shard
     from pkvm_emu.testing.recipe import generations
 
+    Selection.parse(arguments.contracts)
     batch = Batch(
         [Path(place) for place in arguments.places],
         generations(arguments.android) if arguments.android else None,
         Shard.parse(arguments.shard) if arguments.shard else None,
         arguments.only,
+        arguments.contracts,
+        "update" if arguments.update else "check" if arguments.golden else None,
     )
     if not batch.jobs and not batch.broken:
         raise UsageError("no case is left to run (-k, --android, --shard)")

@@ -10,8 +10,9 @@ from pathlib import Path
 from pkvm_emu.errors import EmulatorError, InputError, PkvmEmuError, UsageError
 from pkvm_emu.testing.cases.model import Case, CaseFile
 from pkvm_emu.testing.cases.reader import SUFFIX, CaseFileError, read_case_file
-from pkvm_emu.testing.pool import SystemPool
+from pkvm_emu.testing.golden.files import GoldenFiles
 from pkvm_emu.testing.results import ERROR, FAILED, PASSED, SKIPPED, CaseResult, Message, in_order
+from pkvm_emu.testing.session import DEFAULT_CONTRACTS, TestSession
 
 _SKIPPED_DIRECTORIES = frozenset((".git", ".venv", "node_modules", "__pycache__", "build-out"))
 Progress = Callable[[CaseResult], None]
@@ -79,6 +80,8 @@ class Batch:
         androids: run on these generations only (None: on those that the files name).
         shard: which part of the whole.
         only: run cases whose names contain this.
+        contracts: what is watched, as for ``--contracts``.
+        golden: compare behaviour with golden files (``"check"``), or take it over (``"update"``); None: neither.
     """
 
     def __init__(
@@ -87,7 +90,10 @@ class Batch:
         androids: tuple[str | None, ...] | None = None,
         shard: Shard | None = None,
         only: str = "",
+        contracts: str = DEFAULT_CONTRACTS,
+        golden: str | None = None,
     ) -> None:
+        self._wishes = (contracts, golden)
         self.broken: list[CaseResult] = []
         self._files: dict[Path, CaseFile] = {}
         for path in find_case_files(places):
@@ -124,7 +130,7 @@ class Batch:
         return in_order(results)
 
     def _here(self) -> Iterator[CaseResult]:
-        runner = JobRunner()
+        runner = JobRunner(_session(*self._wishes))
         try:
             for job in self.jobs:
                 yield runner.run(job, self._files[job.path].cases[job.number])
@@ -137,7 +143,7 @@ class Batch:
         size = max(1, len(self.jobs) // (processes * 4))
         # The engine's threads and mappings do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        with context.Pool(min(processes, len(self.jobs))) as pool:
+        with context.Pool(min(processes, len(self.jobs)), _begin_elsewhere, self._wishes) as pool:
             yield from pool.imap(_run_elsewhere, self.jobs, chunksize=size)
 
 
@@ -159,8 +165,8 @@ def _jobs(path: Path, file: CaseFile, androids: tuple[str | None, ...] | None, o
 class JobRunner:
     """Runs jobs in this process; systems are booted once."""
 
-    def __init__(self) -> None:
-        self._pool = SystemPool()
+    def __init__(self, session: TestSession | None = None) -> None:
+        self._session = session or TestSession()
         self._files: dict[Path, CaseFile] = {}
 
     def run(self, job: Job, case: Case | None = None) -> CaseResult:
@@ -177,7 +183,8 @@ class JobRunner:
             return CaseResult(*place, job.android or "", SKIPPED, (Message(case.line, case.skip),))
         watched = WatchedSystems()
         try:
-            system = watched.add(self._pool.system(case.recipe(job.path, job.android)))
+            recipe = self._session.complete(case.recipe(job.path, job.android))
+            system = watched.add(self._session.pool.system(recipe), recipe)
             failures = run_case(system, job.path, case)
         except EmulatorError:
             raise
@@ -185,21 +192,32 @@ class JobRunner:
             return CaseResult(*place, job.android or "", ERROR, (Message(case.line, f"the boot ended with: {error}"),))
         android = job.android or system.generation.name
         figures = {name.removeprefix("pkvm_"): value for name, value in watched.figures() if name != "pkvm_android"}
-        sections = tuple(watched.sections(None)) if failures else ()
+        messages = [Message(failure.line, failure.message) for failure in failures]
+        if not failures:
+            title = case.name if job.android is None else f"{case.name}[{job.android}]"
+            stem = job.path.name.removesuffix(SUFFIX)
+            wrong = self._session.judge(title, job.path.parent, stem, watched.systems)
+            messages += [Message(case.line, text) for text in wrong]
+        sections = tuple(watched.sections(None)) if messages else ()
         watched.release()
-        messages = tuple(Message(failure.line, failure.message) for failure in failures)
-        return CaseResult(*place, android, FAILED if failures else PASSED, messages, figures, sections)
+        return CaseResult(*place, android, FAILED if messages else PASSED, tuple(messages), figures, sections)
 
     def close(self) -> None:
         """Let the systems go."""
-        self._pool.close()
+        self._session.close()
 
 
-_runner: JobRunner | None = None
+def _session(contracts: str, golden: str | None) -> TestSession:
+    return TestSession(contracts, GoldenFiles(golden == "update") if golden is not None else None)
+
+
+_runner = JobRunner()
+
+
+def _begin_elsewhere(contracts: str, golden: str | None) -> None:
+    global _runner
+    _runner = JobRunner(_session(contracts, golden))
 
 
 def _run_elsewhere(job: Job) -> CaseResult:
-    global _runner
-    if _runner is None:
-        _runner = JobRunner()
     return _runner.run(job)

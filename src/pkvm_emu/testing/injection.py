@@ -27,8 +27,17 @@ _TEXT = re.compile(r"^([a-z_0-9]+)=([0-9]+|\*)(?::(?:-?(E[A-Z0-9]+)|NULL))?$")
 DEFAULT_ERRNO = "ENOMEM"
 #: Arithmetic and look-ups, which give something whatever happens.
 _NEVER_FAIL = frozenset(
-    ("hyp_va", "kern_hyp_va", "alloc_module_va", "fixmap_map", "memset", "memcpy")
-    + ("hyp_smp_processor_id", "hyp_alloc_errno", "hyp_alloc_missing_donations")
+    (
+        "alloc_module_va",
+        "fixmap_map",
+        "hyp_alloc_errno",
+        "hyp_alloc_missing_donations",
+        "hyp_smp_processor_id",
+        "hyp_va",
+        "kern_hyp_va",
+        "memcpy",
+        "memset",
+    )
 )
 
 

@@ -17,13 +17,13 @@ from pkvm_emu.testing import settings
 if TYPE_CHECKING:
     from pkvm_emu.kernel.modules import LoadedModule
     from pkvm_emu.system import System
-    from pkvm_emu.testing.pool import SystemPool
     from pkvm_emu.testing.recipe import Recipe
+    from pkvm_emu.testing.session import TestSession
     from pkvm_emu.testing.watched import WatchedSystems
 
 _PARAMETER = "_pkvm_android"
 _FIXTURES = frozenset(("pkvm_system", "pkvm_module", "pkvm_boot", "pkvm_recipe"))
-_POOL: pytest.StashKey[SystemPool] = pytest.StashKey()
+_SESSION: pytest.StashKey[TestSession] = pytest.StashKey()
 _WATCHED: pytest.StashKey[WatchedSystems] = pytest.StashKey()
 
 
@@ -39,9 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Nothing that was booted or built stays."""
-    pool = config.stash.get(_POOL, None)
-    if pool is not None:
-        pool.close()
+    session = config.stash.get(_SESSION, None)
+    if session is not None:
+        session.close()
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -54,12 +54,8 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     collector: CaseFileCollector = CaseFileCollector.from_parent(parent, path=file_path)
     option = parent.config.getoption("--pkvm-android")
     collector.chosen = None if option is None else generations(option)
-    collector.boot = _boot_case
+    collector.boot = _boot
     return collector
-
-
-def _boot_case(item: pytest.Item, recipe: Recipe) -> System:
-    return _watch(item).add(_pool(item.config).system(recipe))
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:
@@ -126,7 +122,6 @@ def pkvm_boot(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> Callable[.
     """
     from pkvm_emu.testing.recipe import generations
 
-    pool, watched = _pool(request.config), _watch(request.node)
     directory = Path(request.node.path).parent
 
     def boot(**changes: Any) -> System:
@@ -135,7 +130,7 @@ def pkvm_boot(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> Callable[.
         if "android" in changes:
             (android,) = generations(changes["android"])
         recipe = settings.recipe_for(request.config, marked, directory, android)
-        return watched.add(pool.system(recipe))
+        return _boot(request.node, recipe)
 
     return boot
 
@@ -143,9 +138,8 @@ def pkvm_boot(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> Callable[.
 @pytest.fixture
 def pkvm_system(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> System:
     """A booted system with the test's modules, as right after the boot whatever other tests did."""
-    watched = _watch(request.node)
     try:
-        return watched.add(_pool(request.config).system(pkvm_recipe))
+        return _boot(request.node, pkvm_recipe)
     except PkvmEmuError as error:
         pytest.fail(f"the boot of {_words(pkvm_recipe)} ended with: {error}", pytrace=False)
 
@@ -167,13 +161,17 @@ def _words(recipe: Recipe) -> str:
     return f"{names} on {recipe.android}" if recipe.android else names
 
 
-def _pool(config: pytest.Config) -> SystemPool:
-    pool = config.stash.get(_POOL, None)
-    if pool is None:
-        from pkvm_emu.testing.pool import SystemPool
+def _session(config: pytest.Config) -> TestSession:
+    session = config.stash.get(_SESSION, None)
+    if session is None:
+        session = config.stash[_SESSION] = settings.session_for(config)
+    return session
 
-        pool = config.stash[_POOL] = SystemPool()
-    return pool
+
+def _boot(item: pytest.Item, recipe: Recipe) -> System:
+    """A system for a test, watched."""
+    session = _session(item.config)
+    return _watch(item).add(session.system(recipe), session.complete(recipe))
 
 
 def _watch(item: pytest.Item) -> WatchedSystems:
@@ -186,6 +184,22 @@ def _watch(item: pytest.Item) -> WatchedSystems:
 
 
 # Reports
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A test that passes has kept the contracts, and done what the golden file says."""
+    result = yield
+    watched = item.stash.get(_WATCHED, None)
+    if watched is not None:
+        wrong = _session(item.config).judge(item.name, item.path.parent, _stem(item.path), watched.systems)
+        if wrong:
+            pytest.fail("\n".join(wrong), pytrace=False)
+    return result
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".py").removesuffix(".toml").removesuffix(".pkvm")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -207,3 +221,19 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
     from pkvm_emu.testing.compare import explain_comparison
 
     return explain_comparison(op, left, right)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What is no error, and which golden files were written."""
+    session = config.stash.get(_SESSION, None)
+    if session is None:
+        return
+    if session.warnings:
+        terminalreporter.section("contracts")
+        for title, findings in session.warnings.items():
+            for finding in findings:
+                terminalreporter.write_line(f"{title}: {finding}")
+    if session.golden is not None and session.golden.written:
+        terminalreporter.section("golden files written")
+        for path in session.golden.written:
+            terminalreporter.write_line(str(path))

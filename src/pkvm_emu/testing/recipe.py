@@ -43,6 +43,18 @@ class Recipe:
         return replace(self, android=android)
 
     @property
+    def variant(self) -> str:
+        """A short word that tells recipes for the same modules and generation apart; empty for the plain one."""
+        import hashlib
+
+        special = [f"{name}={getattr(self, name)}" for name in ("cmdline", "machine") if getattr(self, name)]
+        special += [f"dtb={self.dtb.name}"] if self.dtb is not None else []
+        special += [f"ram={self.ram_mib}"] if self.ram_mib != 1024 else []
+        special += [f"cpus={self.cpus}"] if self.cpus != 1 else []
+        special += [f"{name}={value}" for name, value in self.options if name not in ("timeline", "contracts")]
+        return hashlib.sha256("\n".join(special).encode()).hexdigest()[:8] if special else ""
+
+    @property
     def fingerprint(self) -> tuple[object, ...]:
         """Changes when the recipe or one of its files does."""
         return (self, *(_stamp(path) for path in (*self.modules, *([self.dtb] if self.dtb else []))))

@@ -18,6 +18,8 @@ from pkvm_emu.testing.recipe import Recipe, find_file, generations
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pkvm_emu.testing.session import TestSession
+
 #: Keyword arguments of the marker that are attributes of a recipe.
 _PLAIN = ("cmdline", "machine", "ram_mib", "cpus")
 MARKER = "pkvm"
@@ -45,11 +47,44 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--pkvm-cmdline", metavar="TEXT", help="kernel command line of tests that name none")
     group.addoption("--pkvm-dtb", metavar="FILE", help="device tree of tests that name none")
     group.addoption("--pkvm-machine", metavar="FEATURES", help="machine features of tests that name none")
+    group.addoption(
+        "--pkvm-contracts",
+        metavar="WORDS",
+        help="contracts to watch: memory (default), ops, off, budget=N, NAME=error|warning|off",
+    )
+    group.addoption(
+        "--pkvm-golden",
+        action="store_true",
+        help="compare behaviour with golden files beside the tests; write missing ones",
+    )
+    group.addoption("--pkvm-update", action="store_true", help="as --pkvm-golden, and rewrite golden files that differ")
+    parser.addini("pkvm_contracts", "contracts to watch", default="")
+    parser.addini("pkvm_golden", "compare behaviour with golden files", type="bool", default=False)
     parser.addini("pkvm_android", "generations of tests that name none", type="args", default=[])
     parser.addini("pkvm_modules", "modules of tests that name none", type="paths", default=[])
     parser.addini("pkvm_cmdline", "kernel command line of tests that name none", default="")
     parser.addini("pkvm_dtb", "device tree of tests that name none", default="")
     parser.addini("pkvm_machine", "machine features of tests that name none", default="")
+
+
+def session_for(config: pytest.Config) -> TestSession:
+    """What the tests of this run share.
+
+    Raises:
+        UsageError: words that name no contract.
+    """
+    from pkvm_emu.contracts.rules import Selection
+    from pkvm_emu.testing.golden.files import GoldenFiles
+    from pkvm_emu.testing.session import DEFAULT_CONTRACTS, TestSession
+
+    words = choose(config, "contracts") or DEFAULT_CONTRACTS
+    try:
+        Selection.parse(words)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from error
+    update = config.getoption("--pkvm-update")
+    compares = update or config.getoption("--pkvm-golden") or config.getini("pkvm_golden")
+    return TestSession(contracts=words, golden=GoldenFiles(update) if compares else None)
 
 
 def choose(config: pytest.Config, name: str) -> str | None:

@@ -10,19 +10,40 @@ from pkvm_emu.testing.oplog import OpLog
 
 if TYPE_CHECKING:
     from pkvm_emu.system import System
+    from pkvm_emu.testing.golden.render import Mark
+    from pkvm_emu.testing.recipe import Recipe
 
 _SHOWN_OPS = 60
 
 
-class _Watched:
-    def __init__(self, system: System) -> None:
+class Watched:
+    """One system of a test.
+
+    Attributes:
+        system: the system.
+        ops: the ops that were called since the test began.
+        since: the beginning, where behaviour is recorded.
+        boot_text: what the boot did, where behaviour is recorded.
+        variant: tells boots of the same modules apart: the command line, the device tree, the machine.
+    """
+
+    def __init__(self, system: System, recipe: Recipe | None = None) -> None:
         self.system = system
         self.ops = OpLog()
         self.events = system.machine.core.events
+        self.since: Mark | None = None
+        self.boot_text: str | None = None
+        self.variant = recipe.variant if recipe is not None else ""
+        if recipe is not None and dict(recipe.options).get("timeline"):
+            from pkvm_emu.testing.golden.render import mark, render
+
+            self.boot_text = render(system)
+            self.since = mark(system)
         system.hyp.ops.observe(self.ops)
 
     @property
     def name(self) -> str:
+        """Modules and generation."""
         names = ", ".join(self.system.modules) or "no modules"
         return f"{names} on {self.system.generation.name}"
 
@@ -31,12 +52,17 @@ class WatchedSystems:
     """What one test booted."""
 
     def __init__(self) -> None:
-        self._watched: list[_Watched] = []
+        self._watched: list[Watched] = []
 
-    def add(self, system: System) -> System:
+    @property
+    def systems(self) -> list[Watched]:
+        """In the order in which the test asked for them."""
+        return list(self._watched)
+
+    def add(self, system: System, recipe: Recipe | None = None) -> System:
         """Watch a system from now on; the same one twice is watched anew."""
         self._watched = [watched for watched in self._watched if watched.system is not system]
-        self._watched.append(_Watched(system))
+        self._watched.append(Watched(system, recipe))
         return system
 
     def release(self) -> None:
@@ -68,6 +94,8 @@ class WatchedSystems:
             refused = str(system.explain(3))
             if system.explain(1):
                 found.append((f"refusals of {name}", refused))
+            if system.contracts is not None and system.contracts.findings:
+                found.append((f"contracts of {name}", "\n".join(str(one) for one in system.contracts.findings)))
         panic = _panic_in(error)
         if panic is not None and self._watched:
             system = self._watched[-1].system

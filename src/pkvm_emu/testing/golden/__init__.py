@@ -1,0 +1,1 @@
+"""Golden behaviour: what a module does, as readable text that later runs are compared with."""
