@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pkvm_emu.errors import UsageError
+from pkvm_emu.testing.reports import FORMATS, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge", metavar="FILE", action="append", default=[], help="run nothing: report the results of shards"
     )
+    for name, text in FORMATS:
+        parser.add_argument(f"--{name}", metavar="FILE", help=f"write {text}")
+    parser.add_argument("--github", action="store_true", help="print annotations for GitHub Actions too")
     parser.add_argument("-q", dest="quiet", action="store_true", help="print what failed and the last line only")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
 
@@ -56,6 +60,14 @@ def execute(arguments: argparse.Namespace) -> int:
                 _print_result(result, arguments.quiet)
     else:
         found = _run(arguments)
+    for name, _ in FORMATS:
+        if getattr(arguments, name):
+            write_report(name, Path(getattr(arguments, name)), found)
+    if arguments.github:
+        from pkvm_emu.testing.reports.github import commands
+
+        for line in commands(found):
+            print(line)
     if arguments.results:
         _write(arguments.results, of.dump(found))
     if arguments.json:

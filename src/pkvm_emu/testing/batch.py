@@ -199,8 +199,9 @@ class JobRunner:
             wrong = self._session.judge(title, job.path.parent, stem, watched.systems)
             messages += [Message(case.line, text) for text in wrong]
         sections = tuple(watched.sections(None)) if messages else ()
+        findings = tuple(finding.as_dict() for finding in watched.findings())
         watched.release()
-        return CaseResult(*place, android, FAILED if messages else PASSED, tuple(messages), figures, sections)
+        return CaseResult(*place, android, FAILED if messages else PASSED, tuple(messages), figures, sections, findings)
 
     def close(self) -> None:
         """Let the systems go."""

@@ -35,6 +35,7 @@ class CaseResult:
         messages: what was wrong, or why it was skipped.
         figures: numbers for reports (``ops``, ``exceptions_and_calls``).
         sections: titles and texts of what the system did, for a failed case.
+        findings: breaches of contracts, as :meth:`pkvm_emu.contracts.findings.Finding.as_dict` has them.
     """
 
     file: str
@@ -45,6 +46,7 @@ class CaseResult:
     messages: tuple[Message, ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
     sections: tuple[tuple[str, str], ...] = ()
+    findings: tuple[dict[str, Any], ...] = ()
 
     @property
     def title(self) -> str:
@@ -88,7 +90,8 @@ def load(path: Path) -> list[CaseResult]:
 def _result(entry: dict[str, Any]) -> CaseResult:
     messages = tuple(Message(**message) for message in entry.pop("messages"))
     sections = tuple((title, text) for title, text in entry.pop("sections"))
-    return CaseResult(**entry, messages=messages, sections=sections)
+    findings = tuple(entry.pop("findings"))
+    return CaseResult(**entry, messages=messages, sections=sections, findings=findings)
 
 
 def in_order(results: Iterable[CaseResult]) -> list[CaseResult]:

@@ -9,6 +9,7 @@ from pkvm_emu.hyp.panic import HypPanic
 from pkvm_emu.testing.oplog import OpLog
 
 if TYPE_CHECKING:
+    from pkvm_emu.contracts.findings import Finding
     from pkvm_emu.system import System
     from pkvm_emu.testing.golden.render import Mark
     from pkvm_emu.testing.recipe import Recipe
@@ -70,6 +71,11 @@ class WatchedSystems:
         for watched in self._watched:
             watched.system.hyp.ops.forget(watched.ops)
         self._watched.clear()
+
+    def findings(self) -> list[Finding]:
+        """Breaches of contracts, those of the boot included."""
+        monitors = [watched.system.contracts for watched in self._watched]
+        return [finding for monitor in monitors if monitor is not None for finding in monitor.findings]
 
     def figures(self) -> list[tuple[str, object]]:
         """Properties for the JUnit file."""
