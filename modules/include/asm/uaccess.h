@@ -68,4 +68,71 @@
 		goto label; \
 } while (0)
 
+/*
+ * Loads and stores with the rights of EL0 (ldtr, sttr). The __ex_table entry is of type 2 (user access) from kernel 5.16 on; before
+ * that its fixup code sets the error.
+ */
+#define EX_TYPE_UACCESS_ERR_ZERO	2
+
+#if PKVM_EMU_KERNEL_CODE >= 6001
+#define _PKVM_EMU_USER(insn) \
+	"1:	" insn "\n" \
+	"2:\n" \
+	".pushsection __ex_table, \"a\"\n" \
+	"	.balign 4\n" \
+	"	.long 1b - .\n" \
+	"	.long 2b - .\n" \
+	"	.short 2\n" \
+	"	.short 9 | (10 << 5)\n" \
+	".popsection"
+#else
+#define _PKVM_EMU_USER(insn) \
+	"1:	" insn "\n" \
+	"2:\n" \
+	".pushsection .text.fixup, \"ax\"\n" \
+	"	.balign 4\n" \
+	"3:	mov x9, #-14\n" \
+	"	mov x10, #0\n" \
+	"	b 2b\n" \
+	".popsection\n" \
+	".pushsection __ex_table, \"a\"\n" \
+	"	.balign 4\n" \
+	"	.long 1b - .\n" \
+	"	.long 3b - .\n" \
+	".popsection"
+#endif
+
+static inline long _pkvm_emu_get_user(unsigned long *value, const void *ptr, unsigned long size)
+{
+	register long err __asm__("x9") = 0;
+	register unsigned long got __asm__("x10") = 0;
+
+	if ((unsigned long)ptr >> 52)
+		return -EFAULT;
+	switch (size) {
+	case 1: __asm__ volatile(_PKVM_EMU_USER("ldtrb %w1, [%2]") : "+r"(err), "+r"(got) : "r"(ptr) : "memory"); break;
+	case 2: __asm__ volatile(_PKVM_EMU_USER("ldtrh %w1, [%2]") : "+r"(err), "+r"(got) : "r"(ptr) : "memory"); break;
+	case 4: __asm__ volatile(_PKVM_EMU_USER("ldtr %w1, [%2]") : "+r"(err), "+r"(got) : "r"(ptr) : "memory"); break;
+	default: __asm__ volatile(_PKVM_EMU_USER("ldtr %1, [%2]") : "+r"(err), "+r"(got) : "r"(ptr) : "memory"); break;
+	}
+	*value = got;
+	return err;
+}
+
+static inline long _pkvm_emu_put_user(unsigned long value, void *ptr, unsigned long size)
+{
+	register long err __asm__("x9") = 0;
+	register unsigned long put __asm__("x10") = value;
+
+	if ((unsigned long)ptr >> 52)
+		return -EFAULT;
+	switch (size) {
+	case 1: __asm__ volatile(_PKVM_EMU_USER("sttrb %w1, [%2]") : "+r"(err), "+r"(put) : "r"(ptr) : "memory"); break;
+	case 2: __asm__ volatile(_PKVM_EMU_USER("sttrh %w1, [%2]") : "+r"(err), "+r"(put) : "r"(ptr) : "memory"); break;
+	case 4: __asm__ volatile(_PKVM_EMU_USER("sttr %w1, [%2]") : "+r"(err), "+r"(put) : "r"(ptr) : "memory"); break;
+	default: __asm__ volatile(_PKVM_EMU_USER("sttr %1, [%2]") : "+r"(err), "+r"(put) : "r"(ptr) : "memory"); break;
+	}
+	return err;
+}
+
 #endif /* _PKVM_EMU_ASM_UACCESS_H_ */

@@ -224,8 +224,8 @@ def _android14(name: str, kernel: tuple[int, int], el1_kcfi: str, capabilities: 
 
 GENERATIONS: tuple[Generation, ...] = (
     # 5.15 asks by static keys: cpu_hwcap_keys is an array by capability number.
-    _android14("android14-5.15", (5, 15), "jump-table", {"KVM_PROTECTED_MODE": 37}),
-    _android14("android14-6.1", (6, 1), "plain", {"ALWAYS_SYSTEM": 1, "KVM_PROTECTED_MODE": 40}),
+    _android14("android14-5.15", (5, 15), "jump-table", {"PAN": 27, "KVM_PROTECTED_MODE": 37}),
+    _android14("android14-6.1", (6, 1), "plain", {"ALWAYS_SYSTEM": 1, "PAN": 29, "KVM_PROTECTED_MODE": 40}),
     Generation(
         name="android15-6.6",
         android=15,
@@ -241,7 +241,7 @@ GENERATIONS: tuple[Generation, ...] = (
         sections=(_TEXT, _BSS, _RODATA, _DATA, _EVENT_IDS),
         el1_kcfi="plain",
         el2_kcfi="plain",
-        capabilities=MappingProxyType({"ALWAYS_SYSTEM": 1, "LSE": 33, "KVM_PROTECTED_MODE": 51}),
+        capabilities=MappingProxyType({"ALWAYS_SYSTEM": 1, "LSE": 33, "PAN": 38, "KVM_PROTECTED_MODE": 51}),
         smc_handler_slots=1,
         perm_fault_handler_slots=16,
         guest_smc_slots=1,
@@ -277,7 +277,7 @@ GENERATIONS: tuple[Generation, ...] = (
         sections=(_TEXT, _BSS, _RODATA, _DATA, _EVENT_IDS, _PATCHABLE),
         el1_kcfi="normalised",
         el2_kcfi="normalised",
-        capabilities=MappingProxyType({"ALWAYS_SYSTEM": 1, "LSE": 37, "KVM_PROTECTED_MODE": 55}),
+        capabilities=MappingProxyType({"ALWAYS_SYSTEM": 1, "LSE": 37, "PAN": 40, "KVM_PROTECTED_MODE": 55}),
         smc_handler_slots=16,
         perm_fault_handler_slots=16,
         guest_smc_slots=16,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pkvm_emu.arch.esr import Esr, ExceptionClass
 from pkvm_emu.elf.bugtable import bug_table
 from pkvm_emu.errors import ModuleError
+from pkvm_emu.kernel.line_facts import line_facts
 from pkvm_emu.kernel.oops import OopsText
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _FSC_PERMISSION = 0x0C
 _EL1H_MASKED = 0x3C5
 _WNR = 1 << 6
 _EX_ENTRY = struct.Struct("<iihh")
+_EX_ENTRY_WITHOUT_TYPE = struct.Struct("<ii")
 _EX_TYPES_WITH_ERROR = {2, 3}
 EFAULT = 14
 #: What ``die()`` calls exceptions that have no text of their own (``arch/arm64/kernel/traps.c``).
@@ -153,7 +155,8 @@ class FaultHandler:
         module = self._kernel.loader.find(pc)
         if module is None:
             return False
-        for insn, fixup, kind, data in _exception_table(module):
+        typed = line_facts(self._kernel.generation.kernel).extable_has_type
+        for insn, fixup, kind, data in _exception_table(module, typed):
             if insn == pc:
                 self._engine.write("elr_el1", fixup)
                 if kind in _EX_TYPES_WITH_ERROR:
@@ -192,14 +195,16 @@ class FaultHandler:
         return KernelOops(f"{text}, at {self._kernel.describe(pc)} (ESR_EL1 {esr:#x})", esr, far, pc)
 
 
-def _exception_table(module: LoadedModule) -> list[tuple[int, int, int, int]]:
+def _exception_table(module: LoadedModule, typed: bool) -> list[tuple[int, int, int, int]]:
     section = module.file.section("__ex_table")
     if section is None or section.index not in module.layout.placements:
         return []
+    entry = _EX_ENTRY if typed else _EX_ENTRY_WITHOUT_TYPE
     start = module.layout.placements[section.index]
-    data = module.image.read(start, section.size // _EX_ENTRY.size * _EX_ENTRY.size)
+    data = module.image.read(start, section.size // entry.size * entry.size)
     entries = []
-    for position, (insn, fixup, kind, value) in enumerate(_EX_ENTRY.iter_unpack(data)):
-        at = start + position * _EX_ENTRY.size
+    for position, (insn, fixup, *rest) in enumerate(entry.iter_unpack(data)):
+        at = start + position * entry.size
+        kind, value = rest or (0, 0)
         entries.append((at + insn, at + 4 + fixup, kind, value))
     return entries

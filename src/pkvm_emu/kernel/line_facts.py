@@ -23,6 +23,7 @@ class LineFacts:
         trace_seq_full: offset of ``full``.
         find_next_bit_combined: ``_find_next_bit`` is the one function behind all searches, with six arguments.
         kvrealloc_has_old_size: ``kvrealloc`` takes the old size as second argument.
+        extable_has_type: an ``__ex_table`` entry says which registers get the error (5.16 and later).
         strreplace_returns_start: ``strreplace`` returns the start of the string and not its end.
         inherited_taint_names_symbol: messages about symbols of proprietary modules name the symbol (since 6.2).
     """
@@ -36,6 +37,7 @@ class LineFacts:
     kvrealloc_has_old_size: bool = True
     strreplace_returns_start: bool = True
     inherited_taint_names_symbol: bool = True
+    extable_has_type: bool = True
     gfp_zero: int = 0x100
     gfp_direct_reclaim: int = 0x400
     gfp_nowarn: int = 0x2000
@@ -62,6 +64,7 @@ _LINES = {
         find_next_bit_combined=True,
         strreplace_returns_start=False,
         inherited_taint_names_symbol=False,
+        extable_has_type=False,
     ),
     (6, 1): LineFacts(
         _OLD_VMEMMAP, 128, _LONG, (4096, 4096), 4128, strreplace_returns_start=False, inherited_taint_names_symbol=False

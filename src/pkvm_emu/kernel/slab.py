@@ -196,6 +196,20 @@ class Slab(State):
             raise self._bad_free(address, "ksize")
         return self.caches[allocation.cache].size if allocation.cache else PAGE_SIZE << allocation.order
 
+    def containing(self, address: int) -> tuple[int, int, str] | None:
+        """The live object that an address is in: its start, the bytes it has, and the name of its cache; None without."""
+        allocation = self.live.get(address)
+        start = address
+        if allocation is None:
+            page = address & -PAGE_SIZE
+            # An object of a cache begins on its page or a page or two before it.
+            near = (key for key in self.live if page - 2 * PAGE_SIZE <= key <= address)
+            start = max((key for key in near if address < key + self.usable_size(key)), default=-1)
+            allocation = self.live.get(start)
+        if allocation is None or not allocation.cache:
+            return None
+        return start, self.caches[allocation.cache].size, self._cache_name(allocation)
+
     def resize(self, address: int, size: int, flags: int) -> int | None:
         """``krealloc``."""
         if size == 0:

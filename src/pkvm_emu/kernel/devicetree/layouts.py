@@ -114,15 +114,9 @@ OWN_HEADERS = DeviceLayout(
     platform_dma_mask=568,
     num_resources=576,
     resource=584,
-    of_node=32,
+    of_node=160,
     resource_size=64,
     reserved_base=24,
-    parent=0,
-    init_name=8,
-    driver_data=16,
-    platform_data=24,
-    kobject_name=None,
-    driver=None,
 )
 _ROOM_BEHIND = 512
 _OWN_RELEASE = "-pkvm-emu"

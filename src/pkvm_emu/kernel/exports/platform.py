@@ -214,12 +214,6 @@ def dev_driver_string(kernel: Kernel, device: Ptr) -> int:
     return devices.string(found.driver_name or ("platform" if found.platform else ""))
 
 
-@kernel_symbol("get_device", "put_device")
-def get_device(kernel: Kernel, device: Ptr) -> int:
-    """References to devices: not counted."""
-    return device
-
-
 @kernel_symbol("platform_device_put")
 def platform_device_put(kernel: Kernel, platform: Ptr) -> None:
     """Drop a reference."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from errno import EFAULT, ENOMEM
+from errno import EFAULT, EINVAL, ENOMEM
 
 from pkvm_emu.kernel.exports.io import device_load, device_store
 from pkvm_emu.kernel.guest_access import HostFault, load, store
 from pkvm_emu.kernel.kernel import Kernel
+from pkvm_emu.kernel.kernel_bug import bug, warn
 from pkvm_emu.kernel.registry import kernel_symbol
-from pkvm_emu.kernel.slab import Slab
+from pkvm_emu.kernel.slab import ZERO_SIZE_PTR, Slab
 from pkvm_emu.kernel.vsprintf_env import GuestFault
-from pkvm_emu.machine.calling import S64, U64, Ptr
+from pkvm_emu.machine.calling import S32, S64, U64, Bool, Ptr
 
 _PAGE_SIZE = 4096
 
@@ -86,6 +87,11 @@ def _user_bytes(kernel: Kernel, address: int, size: int) -> int:
     return done
 
 
+def user_bytes(kernel: Kernel, address: int, size: int) -> bytes | None:
+    """``size`` bytes of user memory; None where not all of them are mapped."""
+    return kernel.memory.read(address, size) if _user_bytes(kernel, address, size) == size else None
+
+
 @kernel_symbol("__arch_copy_from_user", "_copy_from_user", runs_guest=True)
 def copy_from_user(kernel: Kernel, dest: Ptr, src: Ptr, size: U64) -> int:
     """The number of bytes that could not be read (``_copy_from_user`` also zeroes them)."""
@@ -100,6 +106,13 @@ def copy_to_user(kernel: Kernel, dest: Ptr, src: Ptr, size: U64) -> int:
     done = _user_bytes(kernel, dest, size)
     kernel.memory.write(dest, load(kernel, src, done))
     return size - done
+
+
+def copy_to_user_bytes(kernel: Kernel, dest: int, data: bytes) -> int:
+    """Write ``data`` to user memory; the number of bytes that could not be written."""
+    done = _user_bytes(kernel, dest, len(data))
+    kernel.memory.write(dest, data[:done])
+    return len(data) - done
 
 
 @kernel_symbol("__arch_clear_user", "clear_user", runs_guest=True)
@@ -160,3 +173,53 @@ def memdup_user(kernel: Kernel, src: Ptr, size: U64) -> int:
         return -ENOMEM
     kernel.memory.write(address, kernel.memory.read(src, size) + b"\0")
     return address
+
+
+@kernel_symbol("vmemdup_user", runs_guest=True)
+def vmemdup_user(kernel: Kernel, src: Ptr, size: U64) -> int:
+    """The same in memory that ``kvfree`` frees."""
+    return memdup_user(kernel, src, size)
+
+
+@kernel_symbol("strndup_user", runs_guest=True)
+def strndup_user(kernel: Kernel, src: Ptr, limit: S64) -> int:
+    """A copy of a user string, or ``ERR_PTR``: -EFAULT, -EINVAL (longer than ``limit`` with its NUL), -ENOMEM."""
+    length = strnlen_user(kernel, src, limit)
+    if not length:
+        return -EFAULT
+    if length > limit:
+        return -EINVAL
+    return memdup_user(kernel, src, length)
+
+
+# Hardened user copies
+
+
+@kernel_symbol("__check_object_size")
+def check_object_size(kernel: Kernel, address: Ptr, size: U64, to_user: Bool) -> None:
+    """``CONFIG_HARDENED_USERCOPY``: a copy that leaves its slab object, or wraps around, is a BUG."""
+    if not size:
+        return
+    if address + size - 1 >= 1 << 64:
+        raise _usercopy_abort(kernel, "wrapped address", "", to_user, 0, address + size)
+    if address in (0, ZERO_SIZE_PTR):
+        raise _usercopy_abort(kernel, "null address", "", to_user, address, size)
+    slab = kernel.part(Slab)
+    found = slab.containing(address)
+    if found is not None:
+        start, room, name = found
+        if address - start + size > room:
+            raise _usercopy_abort(kernel, "SLUB object", name, to_user, address - start, size)
+
+
+def _usercopy_abort(kernel: Kernel, kind: str, detail: str, to_user: bool, offset: int, size: int) -> Exception:
+    what, way = ("exposure", "from") if to_user else ("overwrite", "to")
+    name = f" '{detail}'" if detail else ""
+    text = f"usercopy: Kernel memory {what} attempt detected {way} {kind}{name} (offset {offset}, size {size})!"
+    return bug(kernel, "mm/usercopy.c", text)
+
+
+@kernel_symbol("__copy_overflow")
+def copy_overflow(kernel: Kernel, size: S32, count: U64) -> None:
+    """A copy that the compiler could not prove to fit: a warning."""
+    warn(kernel, "lib/usercopy.c", f"Buffer overflow detected ({size} < {count})!")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pkvm_emu.abi.errno import EEXIST, ENOENT
+from pkvm_emu.abi.errno import EEXIST, EINVAL, ENOENT, EPERM
 from pkvm_emu.kernel.fs.memory_fs import MemoryDirectory
 from pkvm_emu.kernel.fs.mounts import MOUNT_POINTS
 from pkvm_emu.kernel.fs.node import (
     EACCES,
     EISDIR,
+    ELOOP,
     ENAMETOOLONG,
     ENOTDIR,
     O_ACCMODE,
@@ -23,6 +24,7 @@ from pkvm_emu.kernel.fs.node import (
     File,
     FsError,
     Node,
+    Symlink,
 )
 from pkvm_emu.kernel.fs.open_file import OpenFile
 from pkvm_emu.kernel.fs.registry import PROVIDERS
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
 
 _NAME_MAX, _PATH_MAX = 255, 4096
+#: So many symbolic links are followed on the way to one file (``MAXSYMLINKS``).
+_LINKS_MAX = 40
 
 
 @kernel_part
@@ -48,6 +52,7 @@ class FileSystem(State):
     """
 
     def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
         self._own_journal = kernel.machine.journal
         super().__init__(kernel.machine.journal, "kernel.fs")
         self._root = MemoryDirectory(self._own_journal)
@@ -68,18 +73,25 @@ class FileSystem(State):
 
     # Paths
 
-    def resolve(self, path: str) -> Node:
-        """The node that an absolute path leads to.
+    def resolve(self, path: str, follow: bool = True) -> Node:
+        """The node that an absolute path leads to; a symbolic link at its end itself where ``follow`` is False.
 
         Raises:
-            FsError: ENOENT, ENOTDIR, ENAMETOOLONG.
+            FsError: ENOENT, ENOTDIR, ENAMETOOLONG, ELOOP.
         """
-        return self._walk(path)[-1]
+        return self._walk(path, follow)[-1]
 
     def find(self, path: str) -> Node | None:
         """The node at ``path``, or None."""
         try:
             return self.resolve(path)
+        except FsError:
+            return None
+
+    def find_link(self, path: str) -> Node | None:
+        """The node at ``path``, a symbolic link at its end itself; or None."""
+        try:
+            return self.resolve(path, follow=False)
         except FsError:
             return None
 
@@ -103,13 +115,16 @@ class FileSystem(State):
         if isinstance(parent, MemoryDirectory):
             parent.discard(name)
 
-    def _walk(self, path: str) -> list[Node]:
+    def _walk(self, path: str, follow: bool = True) -> list[Node]:
         if not path:
             raise FsError(ENOENT, path)
         if len(path) >= _PATH_MAX:
             raise FsError(ENAMETOOLONG, path)
         trail: list[Node] = [self._root]
-        for part in path.split("/"):
+        parts = path.split("/")[::-1]
+        links = 0
+        while parts:
+            part = parts.pop()
             here = trail[-1]
             if not part:
                 continue
@@ -125,6 +140,14 @@ class FileSystem(State):
             below = here.lookup(part)
             if below is None:
                 raise FsError(ENOENT, path)
+            if isinstance(below, Symlink) and (follow or any(parts)):
+                links += 1
+                if links > _LINKS_MAX:
+                    raise FsError(ELOOP, path)
+                if below.target.startswith("/"):
+                    trail = [self._root]
+                parts += below.target.split("/")[::-1]
+                continue
             trail.append(below)
         if path.endswith("/") and not isinstance(trail[-1], Directory):
             raise FsError(ENOTDIR, path)
@@ -265,13 +288,30 @@ class FileSystem(State):
         if result < 0:
             raise FsError(result, path)
 
+    def mknod(self, path: str, major: int, minor: int, mode: int = 0o600) -> None:
+        """Make a character device node, as ``mknod PATH c MAJOR MINOR`` does: opening it finds the driver of that number.
+
+        Raises:
+            FsError: EEXIST, EINVAL (a number that no device can have), EPERM (not below /dev or /tmp), ...
+        """
+        from pkvm_emu.kernel.fs.chrdevs import MINOR_MASK, DeviceNode
+
+        if not 0 <= major < 1 << 12 or not 0 <= minor <= MINOR_MASK:
+            raise FsError(EINVAL, path)
+        if self.find(path) is not None:
+            raise FsError(EEXIST, path)
+        parent, name = self._parent(path)
+        if not isinstance(parent, MemoryDirectory) or not parent.is_writable:
+            raise FsError(EPERM, path)
+        parent.add(name, DeviceNode(self._kernel, (major, minor), mode))
+
     def remove(self, path: str) -> None:
         """Remove a file or an empty directory.
 
         Raises:
             FsError: ENOENT, ENOTEMPTY, EPERM, ...
         """
-        self.resolve(path)
+        self.resolve(path, follow=False)
         parent, name = self._parent(path)
         result = parent.remove(name)
         if result < 0:

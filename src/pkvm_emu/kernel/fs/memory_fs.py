@@ -73,6 +73,11 @@ class MemoryDirectory(Directory, State):
         self.mode = mode
         self.nodes: StateDict[str, Node] = StateDict(journal)
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether files may be created in it by path."""
+        return self._writable
+
     def entries(self) -> Iterable[str]:
         return iter(self.nodes)
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from pkvm_emu.abi.errno import EINVAL, EIO, EPERM
+from pkvm_emu.abi.errno import EINVAL, EIO, ENODEV, EPERM
 from pkvm_emu.errors import ModuleError
 
 if TYPE_CHECKING:
+    from pkvm_emu.kernel.fs.mapping import Mapping
     from pkvm_emu.kernel.fs.open_file import OpenFile
 
 EACCES, EBADF, ENOTDIR, EISDIR, ENAMETOOLONG, ENOTEMPTY = 13, 9, 20, 21, 36, 39
+ENOTTY, ENXIO, ELOOP = 25, 6, 40
 #: What a read or write returns that has to wait (-EAGAIN); whoever can wait tries again, others get the errno.
 WOULD_BLOCK = -11
 
 O_RDONLY, O_WRONLY, O_RDWR, O_ACCMODE = 0, 1, 2, 3
-O_CREAT, O_EXCL, O_TRUNC, O_APPEND, O_NONBLOCK = 0o100, 0o200, 0o1000, 0o2000, 0o4000
+O_CREAT, O_EXCL, O_TRUNC, O_APPEND, O_NONBLOCK, FASYNC = 0o100, 0o200, 0o1000, 0o2000, 0o4000, 0o20000
+SEEK_SET, SEEK_CUR, SEEK_END = 0, 1, 2
+POLLIN, POLLPRI, POLLOUT, POLLERR, POLLHUP, POLLRDNORM, POLLWRNORM = 1, 2, 4, 8, 16, 0x40, 0x100
+#: What a file answers to poll(2) that does not care: ``DEFAULT_POLLMASK``.
+ALWAYS_READY = POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM
 
 
 class FsError(ModuleError):
@@ -44,11 +50,13 @@ class Node:
     Attributes:
         mode: permission bits.
         strict_mode: the bits bind root too, as in sysfs; elsewhere root may open anything.
+        device: major and minor number of a device node.
     """
 
     mode: int = 0o444
     strict_mode: bool = False
     type_letter: str = "-"
+    device: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -56,11 +64,39 @@ class Node:
         return 0
 
 
+class Symlink(Node):
+    """A symbolic link.
+
+    Args:
+        target: what it says: an absolute path, or one seen from the directory that it is in.
+    """
+
+    mode = 0o777
+    type_letter = "l"
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    @property
+    def target(self) -> str:
+        """Where it leads."""
+        return self._target
+
+    @property
+    def size(self) -> int:
+        return len(self._target)
+
+
 class File(Node):
     """A file. The defaults refuse; a subclass overrides what it can do.
 
     Numbers below zero are errnos. ``handle`` is the open file: its ``data`` keeps what belongs to one open.
+
+    Attributes:
+        moves_offset: reads and writes set ``handle.offset`` themselves.
     """
+
+    moves_offset: bool = False
 
     def open(self, handle: OpenFile) -> int:
         """Called by each open, with ``handle.flags`` (``O_TRUNC`` among them); 0 or -errno."""
@@ -73,6 +109,23 @@ class File(Node):
     def write(self, handle: OpenFile, offset: int, data: bytes) -> int:
         """One write system call; the number of bytes taken, or -errno."""
         return -EINVAL
+
+    def seek(self, handle: OpenFile, offset: int, whence: int) -> int:
+        """The new offset, or -errno; ``whence`` is 0 (from the start), 1 (from here) or 2 (from the end)."""
+        base = {SEEK_SET: 0, SEEK_CUR: handle.offset, SEEK_END: self.size}.get(whence)
+        return -EINVAL if base is None or base + offset < 0 else base + offset
+
+    def ioctl(self, handle: OpenFile, command: int, argument: int | bytearray) -> int:
+        """What the call returns, or -errno; a buffer is what the argument points at, read and written in place."""
+        return -ENOTTY
+
+    def poll(self, handle: OpenFile) -> int:
+        """The ``POLL*`` bits that are true now."""
+        return ALWAYS_READY
+
+    def mmap(self, handle: OpenFile, length: int, offset: int, flags: int) -> Mapping | int:
+        """Map ``length`` bytes from ``offset`` on, with the ``VM_*`` bits of the mapping; or -errno."""
+        return -ENODEV
 
     def release(self, handle: OpenFile) -> None:
         """Called by the last close."""

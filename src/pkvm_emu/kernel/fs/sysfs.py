@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from pkvm_emu.kernel.fs.memory_fs import MemoryDirectory
 from pkvm_emu.kernel.fs.node import Directory, Node, TextFile
 from pkvm_emu.kernel.fs.procfs import module_size, module_taint
 from pkvm_emu.kernel.fs.registry import node
 from pkvm_emu.kernel.parameters import ModuleParameter
+from pkvm_emu.kernel.registry import kernel_part
+from pkvm_emu.machine.state import State, StateDict
 
 if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
@@ -110,11 +113,19 @@ class ModuleDirectory(Directory):
         directory = ParametersDirectory(self._kernel, self._module)
         return directory if any(True for _ in directory.entries()) else None
 
+    @property
+    def extra(self) -> MemoryDirectory:
+        """What the module itself put into its directory (attributes of ``THIS_MODULE->mkobj.kobj``)."""
+        return self._kernel.part(ModuleExtras).of(self._module.name)
+
     def entries(self) -> Iterable[str]:
         yield from self._texts()
         yield "holders"
         if self._parameters() is not None:
             yield "parameters"
+        known = self._kernel.part(ModuleExtras).directories.get(self._module.name)
+        if known is not None:
+            yield from known.entries()
 
     def lookup(self, name: str) -> Node | None:
         if name == "parameters":
@@ -122,8 +133,28 @@ class ModuleDirectory(Directory):
         if name == "holders":
             return HoldersDirectory(self._kernel, self._module)
         if name not in self._texts():
-            return None
+            known = self._kernel.part(ModuleExtras).directories.get(self._module.name)
+            return known.lookup(name) if known is not None else None
         return SysfsFile(lambda: self._texts()[name] + "\n")
+
+
+@kernel_part
+class ModuleExtras(State):
+    """Entries that modules added below ``/sys/module/NAME``, by module name."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel.machine.journal, "kernel.sysfs.modules")
+        self._own_journal = kernel.machine.journal
+        self.directories: StateDict[str, MemoryDirectory] = StateDict(
+            kernel.machine.journal, "kernel.sysfs.modules.directories"
+        )
+
+    def of(self, name: str) -> MemoryDirectory:
+        """The entries of one module."""
+        found = self.directories.get(name)
+        if found is None:
+            found = self.directories[name] = MemoryDirectory(self._own_journal, writable=False)
+        return found
 
 
 @node("/sys/module")
