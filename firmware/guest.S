@@ -153,13 +153,18 @@ guest_smc_dispatch:
         b       guest_resume
 4:      mov     x0, #-1                 // nobody: NOT_SUPPORTED for the guest, and the host hears of it
         str     x0, [x19]
-        mov     x0, #2
+        mov     x0, x19
+        bl      op_guest_refused
         b       guest_leave
 
 op_guest_load:
         hvc     #0x8000
         ret
 op_guest_exit:
+        hvc     #0x8000
+        ret
+// op_guest_refused(vCPU page): no module wants the SMC of the guest; the exit code for the host.
+op_guest_refused:
         hvc     #0x8000
         ret
 kcfi_guest_smc:         .word 0

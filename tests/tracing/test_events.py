@@ -244,3 +244,41 @@ def test_an_unknown_format_and_an_unknown_event_are_named_so(start) -> None:
     traced.system.hyp.machine.ram.write_u32(traced.system.hyp.to_pa(module.el2_symbol("vault_open_enabled")), 1)
     traced.open()
     assert traced.texts() == ["Unknown event id 999", "__hyp_printk Unknown Format"]
+
+
+@pytest.mark.parametrize(
+    ("smc", "protected", "lines"),
+    [
+        ((0xC200_0001,), True, ["vcpu_illegal_trap esr_el2=5e000000"]),
+        ((0x8400_0000,), True, ["vcpu_illegal_trap esr_el2=5e000000"]),
+        ((0xC200_0001,), False, []),
+    ],
+    ids=["vendor", "standard", "not protected"],
+)
+def test_an_smc_of_a_protected_guest_that_nobody_wants_is_an_illegal_trap(plain, smc, protected: bool, lines) -> None:
+    traced = plain()
+    vm = traced.system.create_vm(protected=protected)
+    traced.enable("vcpu_illegal_trap")
+    traced.on()
+    assert not vm.smc(*smc).is_supported
+    assert traced.texts() == lines
+
+
+def test_an_smc_of_a_guest_that_a_module_answers_is_none(c_module, plain) -> None:
+    el2 = """
+static bool smc(struct arm_smccc_1_2_regs *in, struct arm_smccc_1_2_regs *res, u32 handle)
+{
+	res->a0 = 7;
+	return in->a0 == 0xc2000001;
+}
+int hyp_init(const struct pkvm_module_ops *ops) { return ops->register_guest_smc_handler(smc); }
+void hyp_call(pkvm_handler_regs_t *regs) {}
+"""
+    traced = plain("16", [c_module(el2=el2, name="answers")])
+    vm = traced.system.create_vm()
+    traced.enable("vcpu_illegal_trap")
+    traced.on()
+    assert vm.smc(0xC200_0001).registers[0] == 7
+    assert traced.texts() == []
+    vm.smc(0xC200_0002)
+    assert len(traced.texts()) == 1

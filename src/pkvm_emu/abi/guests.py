@@ -20,6 +20,8 @@ class GuestRules:
         unshare_hypercall: takes a shared page back, ``(handle, gfn, pages)``; None: there is none.
         smc_result_words: registers that a module's guest SMC handler answers; 0: modules are not asked.
         assigns_devices: the hypercalls that give devices to guests exist.
+        unknown_exits_are_illegal: an exit of a protected guest that EL2 has no handler for (an SMC that nobody wants) is an illegal
+            trap, exit code 3 for the host.
     """
 
     map_hypercall: str | None
@@ -27,11 +29,12 @@ class GuestRules:
     unshare_hypercall: str | None
     smc_result_words: int
     assigns_devices: bool
+    unknown_exits_are_illegal: bool = False
 
 
 #: By ops layout. Read in sources for a16; for a14 and a15 the arguments of the hypercalls are inferred.
 GUESTS: dict[str, GuestRules] = {
     "a14": GuestRules("host_map_guest", 1, None, 0, assigns_devices=False),
     "a15": GuestRules("host_map_guest", None, "host_unmap_guest", 4, assigns_devices=False),
-    "a16": GuestRules(None, None, "host_unshare_guest", 18, assigns_devices=True),
+    "a16": GuestRules(None, None, "host_unshare_guest", 18, assigns_devices=True, unknown_exits_are_illegal=True),
 }

@@ -41,7 +41,9 @@ _HCR_TWI, _HCR_TWE = 1 << 13, 1 << 14
 _SCTLR_EL1_RESET = 0x30D0_0800
 _EL1H_MASKED = 0x3C5
 _EC_WFX, _EC_HVC64, _EC_SMC64 = 0x01, 0x16, 0x17
-_EXCEPTION_TRAP, _EXCEPTION_HYP_REQ = 2, 5
+_EXCEPTION_TRAP, _EXCEPTION_IL, _EXCEPTION_HYP_REQ = 2, 3, 5
+#: Exits of a protected guest that go on to the host in an orderly way: WFI, HVC, system registers, aborts.
+_ORDERLY_EXITS = frozenset((_EC_WFX, _EC_HVC64, 0x18, 0x20, 0x24))
 _IOMMU_POOL_ORDER = 6
 _TO_HOST, _ASK_MODULES, _RESUME = 0, 1, 2
 _STANDARD = (range(0x8400_0000, 0x8400_01D0), range(0xC400_0000, 0xC400_01D0))
@@ -182,13 +184,28 @@ class Vms(State):
         engine.flush_tlb()
         kind = esr >> 26
         if kind == _EC_SMC64:
-            return self._smc(machine), _EXCEPTION_TRAP
+            next_step = self._smc(machine)
+            return next_step, _EXCEPTION_TRAP if next_step != _TO_HOST else self._exit_code(machine)
         if kind == _EC_HVC64 and machine.protected:
             if self._is_device_call(machine):
                 goes_on = pviommu_guest.GuestDevices(hyp, machine).call()
                 return (_RESUME if goes_on else _TO_HOST), _EXCEPTION_HYP_REQ
             return self._hvc(machine), _EXCEPTION_TRAP
-        return _TO_HOST, _EXCEPTION_TRAP
+        return _TO_HOST, self._exit_code(machine)
+
+    def _refused(self, vcpu_va: int) -> int:
+        """No module wants an SMC of a guest: the exit code."""
+        return self._exit_code(self._of(vcpu_va))
+
+    def _exit_code(self, machine: Vm) -> int:
+        """What the host hears of an exit; one of a protected guest that is not foreseen is an illegal trap (sync_hyp_vcpu)."""
+        from pkvm_emu.hyp.trace_events import TraceEvents
+
+        esr = machine[ctx.CTX_ESR]
+        if not machine.protected or not self.rules.unknown_exits_are_illegal or esr >> 26 in _ORDERLY_EXITS:
+            return _EXCEPTION_TRAP
+        self._hyp.part(TraceEvents).emit("vcpu_illegal_trap", esr)
+        return _EXCEPTION_IL
 
     def _is_device_call(self, machine: Vm) -> bool:
         return self.rules.assigns_devices and machine[0] & 0xFFFF_FFFF in pviommu_guest.CALLS
@@ -286,6 +303,7 @@ class Vms(State):
         services: tuple[tuple[str, Callable[..., ServiceResult], int], ...] = (
             ("op_guest_load", self._load, 1),
             ("op_guest_exit", self._exit, 1),
+            ("op_guest_refused", self._refused, 1),
             ("guest_unexpected", self._unexpected, 0),
         )
         for label, function, nargs in services:
