@@ -24,6 +24,7 @@ int of_property_read_variable_u32_array(const struct device_node *node, const ch
 int of_property_read_u32_index(const struct device_node *node, const char *name, u32 index, u32 *value);
 int of_property_read_u64(const struct device_node *node, const char *name, u64 *value);
 int of_property_count_elems_of_size(const struct device_node *node, const char *name, int size);
+struct device_node *of_find_node_by_name(struct device_node *from, const char *name);
 struct device_node *of_find_compatible_node(struct device_node *from, const char *type, const char *compatible);
 struct device_node *of_find_matching_node_and_match(struct device_node *from, const struct of_device_id *ids,
 						    const struct of_device_id **match);

@@ -55,14 +55,17 @@ class Fixmap(State):
     def map(self, pa: int) -> int:
         """Map the page of ``pa`` read-write in this CPU's slot; the VA of ``pa``.
 
+        The page that the slot maps already may be mapped again: nothing changes, and a shipped module does it for each word
+        that it writes.
+
         Raises:
-            HypMisuse: the slot is in use. A device does not notice: it gives the same VA, behind which the TLB may still hold the
-                page from before.
+            HypMisuse: the slot maps another page. A device does not notice: it gives the same VA, behind which the TLB may still
+                hold the page from before.
         """
         index = self._hyp.cpu.index
         entry = self._entries[index]
         old = self._hyp.machine.ram.read_u64(entry)
-        if old & DESC_VALID:
+        if old & DESC_VALID and (old ^ pa) & ADDR_MASK & ~PAGE_MASK:
             raise HypMisuse(
                 f"fixmap_map({pa:#x}) by {self._hyp.caller()} while the slot of CPU {index} maps {old & ADDR_MASK:#x}: "
                 f"the slot does not nest, call fixmap_unmap() first"

@@ -31,6 +31,15 @@ def test_the_slot_shows_any_page_until_it_is_cleared(caller, generation: str) ->
         ops.load(va)
 
 
+def test_the_page_that_a_slot_maps_may_be_mapped_again(caller) -> None:
+    ops = caller()
+    page = ops.page()
+    va = ops.op("fixmap_map", page)
+    assert ops.op("fixmap_map", page + 0x18) == va + 0x18
+    ops.op("fixmap_unmap")
+    assert ops.hyp.to_pa(va) is None
+
+
 def test_a_nested_fixmap_is_an_error_that_names_both_pages(caller) -> None:
     ops = caller()
     first, second = ops.page(), ops.page()

@@ -200,7 +200,8 @@ def test_a_wait_with_a_timeout_says_what_is_left(threads: Calls) -> None:
 
 
 def test_a_wait_that_nothing_ends_names_waiter_queue_and_the_others(threads: Calls) -> None:
-    with pytest.raises(Stuck, match=r"init\[1\] waits for ever: wait_for_ever\+.* waits for wait queue queue\+0x0/.*nothing can wake it"):
+    expected = r"init\[1\] waits for ever: wait_for_ever\+.* waits for wait queue queue\+0x0/.*nothing can wake it"
+    with pytest.raises(Stuck, match=expected):
         threads.wait_for_ever()
     threads.start_consumer()
     with pytest.raises(Stuck, match=r"waits for completion done\+.*\(consumer\[\d+\] waits for wait queue queue"):

@@ -130,3 +130,35 @@ def test_the_command_line_prints_the_board_and_takes_a_tree(
     tree.write_text(printed)
     assert main(["run", str(path), "--dtb", str(tree)]) == 0
     assert main(["run", str(path), "--dtb", str(tmp_path / "absent.dtb")]) == 2
+
+
+LOOKUPS = """
+static int probe(struct platform_device *pdev) { return 0; }
+static const struct of_device_id ids[] = { { .compatible = "acme,user" }, { } };
+static struct platform_driver acme = { .probe = probe, .driver = { .name = "acme", .of_match_table = ids } };
+static int __init acme_init(void)
+{
+	struct device_node *node = of_find_node_by_name(NULL, "acme-switch");
+	struct reserved_mem *pool;
+	const char *status = "";
+
+	if (!node || of_property_read_string(node, "status", &status))
+		return -ENODEV;
+	pool = of_reserved_mem_lookup(of_find_compatible_node(NULL, NULL, "acme,pool"));
+	if (!pool)
+		return -ENOMEM;
+	pr_info("=%s %llx\\n", status, pool->size);
+	return platform_driver_register(&acme);
+}
+module_init(acme_init);
+"""
+
+
+def test_nodes_looked_up_by_name_and_reserved_pools_are_made_up(driver: Driver, said: Said) -> None:
+    wants = wants_of(driver(LOOKUPS))
+    assert wants.names == ["acme-switch"]
+    assert wants.reserved == ["acme,pool"]
+    system = pkvm_emu.boot(modules=[driver(LOOKUPS)])
+    assert said(system) == ["okay 200000"]
+    pool = next(node for node in system.device_tree.find("/reserved-memory").children if "pool" in node.name)
+    assert pool.strings("compatible") == ["acme,pool"]

@@ -99,7 +99,13 @@ class Board:
         for text in [*texts, *(node for node in wants.nodes if node not in texts)]:
             if text not in self._compatibles:
                 self._compatibles.add(text)
-                added.append(self._device(text, wants))
+                if text in wants.reserved and text not in texts:
+                    self._reserve(text)
+                else:
+                    added.append(self._device(text, wants))
+        for name in wants.names:
+            if self.root.child(name) is None:
+                self.root.add(name, status="okay")
         self._alias(wants, added)
         for node in added:
             self._fill(node, wants, added)
@@ -110,8 +116,7 @@ class Board:
     # Parts
 
     def _device(self, compatible: str, wants: Wants) -> TreeNode:
-        name = "".join(c for c in compatible.rpartition(",")[2] if c.isalnum() or c in "-_.+")[:31] or "device"
-        node = self.root.add(f"{name}@{self._next_window:x}")
+        node = self.root.add(f"{_node_name(compatible)}@{self._next_window:x}")
         node.set("compatible", compatible)
         self._registers(node, wants)
         self._interrupts(node, wants)
@@ -199,15 +204,22 @@ class Board:
         node.set("suppliers", (*node.cells("suppliers"), *(self._refer(one) for one in suppliers)))
 
     def _region(self, node: TreeNode) -> TreeNode | None:
+        return self._reserve("shared-dma-pool", f"{node.base_name}-region")
+
+    def _reserve(self, compatible: str, name: str = "") -> TreeNode | None:
         base = self._allocate_region(REGION_SIZE)
         if base is None:
             return None
         return self._reserved.add(
-            f"{node.base_name}-region@{base:x}",
-            compatible="shared-dma-pool",
+            f"{name or _node_name(compatible)}@{base:x}",
+            compatible=compatible,
             reg=(*pair(base), *pair(REGION_SIZE)),
             no__map=None,
         )
+
+
+def _node_name(compatible: str) -> str:
+    return "".join(c for c in compatible.rpartition(",")[2] if c.isalnum() or c in "-_.+")[:31] or "device"
 
 
 def _referred(node: TreeNode, name: str, peers: list[TreeNode]) -> TreeNode | None:

@@ -65,6 +65,8 @@ _WINDOWS = {
 _INTERRUPTS = {"platform_get_irq": 1, "platform_get_irq_optional": 1, "of_irq_get": 1, "irq_of_parse_and_map": 1}
 _RUNTIME_PM = frozenset(("pm_runtime_enable", "devm_pm_runtime_enable"))
 _COUNT_LIMIT = 32
+#: Bytes of code within which a call's result is taken to be the next one's argument.
+_NEXT_CALL = 32
 _COUNTED = {"u8", "u16", "u32", "u64"}
 
 
@@ -86,6 +88,8 @@ class Wants:
     Attributes:
         tables: compatible strings of each ``of_device_id`` table, in file order.
         nodes: compatible strings that nodes are looked up by.
+        reserved: those of them whose node is then looked up as a region of reserved memory.
+        names: names that nodes are looked up by.
         properties: by name, in the order of the code; the most telling reader wins.
         formats: strings with a ``%d`` that begin an alias' name.
         kinds: strings that a function of the module looks for in ``compatible``, in the order of the code: the kinds of device
@@ -97,6 +101,8 @@ class Wants:
 
     tables: list[list[str]] = field(default_factory=list)
     nodes: list[str] = field(default_factory=list)
+    reserved: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     properties: dict[str, Property] = field(default_factory=dict)
     formats: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
@@ -192,6 +198,12 @@ class _Code:
                 text = self._string(offset, 2 if name == "of_find_compatible_node" else 1)
                 if text and _COMPATIBLE.match(text) and text not in wants.nodes:
                     wants.nodes.append(text)
+                    if self._goes_to(offset, "of_reserved_mem_lookup"):
+                        wants.reserved.append(text)
+            elif name == "of_find_node_by_name":
+                text = self._string(offset, 1)
+                if text and _NAME.match(text) and text not in wants.names:
+                    wants.names.append(text)
             elif name == "of_find_node_opts_by_path":
                 paths.add(self._string(offset, 0))
             elif name in ("sprintf", "snprintf", "scnprintf"):
@@ -243,6 +255,14 @@ class _Code:
         known = wants.properties.get(name)
         if known is None or known.kind == "any" or (known.kind == kind and found.length > known.length):
             wants.properties[name] = found
+
+    def _goes_to(self, call: int, function: str) -> bool:
+        """Whether what a call returns is the first argument of ``function``, called next and soon."""
+        later = [(offset, name) for offset, name in self._calls if call < offset <= call + _NEXT_CALL]
+        if not later or min(later)[1] != function:
+            return False
+        between = range(call + 4, min(later)[0], 4)
+        return not any(self._word(offset) & 0x1F == 0 and _writes(self._word(offset)) for offset in between)
 
     # Backwards from a call
 
