@@ -80,18 +80,17 @@ class Modprobe:
     def dependencies(self, name: str) -> list[str]:
         """The modules that have to be there before ``name``, in the order of loading, as far as they are known.
 
-        From ``modules.dep``, else (and for a module that the user gave) from ``depends=`` and the symbols that it imports.
+        From ``modules.dep``, else from ``depends=``; for a module that the user gave also from the symbols that it imports.
         """
         name = canonical(name)
         file = self.find(name)
         if file is None:
             return []
-        if name in self.given:
-            return needed_modules(file, self.given)
         table = self.directory.dependencies.get(name) if self.directory is not None else None
-        if table is None:
-            return [canonical(word) for word in file.depends]
-        return list(reversed(table))
+        listed = list(reversed(table or ()))
+        if name in self.given:
+            return list(dict.fromkeys([*listed, *needed_modules(file, self.given)]))
+        return listed if table is not None else [canonical(word) for word in file.depends]
 
     def direct_needs(self) -> dict[str, list[str]]:
         """For every module at hand the ones that it takes symbols from, as ``depmod`` finds them.

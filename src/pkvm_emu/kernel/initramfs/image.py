@@ -77,19 +77,25 @@ class Initramfs:
         if not is_boot_image(data):
             archive, text = split_trailer(memoryview(data), name)
             self.sources.append(f"{name}: initramfs")
-            self._bootconfig_text += bytes(text)
+            self._add_bootconfig(text)
             self._unpack(archive, name)
             return
         image = read_boot_image(data, name)
         self.command_line = " ".join(part for part in (self.command_line, image.cmdline) if part)
         self.device_trees += split_device_trees(image.dtb, name)
-        self._bootconfig_text += bytes(image.bootconfig).rstrip(b"\0")
+        self._add_bootconfig(image.bootconfig)
         used = [ramdisk for ramdisk in image.ramdisks if _is_wanted(ramdisk, wanted, found)]
         shown = ", ".join(_label(ramdisk) for ramdisk in used if _label(ramdisk))
         self.sources.append(f"{name}: {image.kind}" + (f", ramdisks {shown}" if shown else ""))
         for ramdisk in used:
             label = _label(ramdisk)
             self._unpack(ramdisk.data, f"{name} ({label})" if label else name)
+
+    def _add_bootconfig(self, text: memoryview) -> None:
+        # A boot loader puts them behind each other.
+        self._bootconfig_text += bytes(text).rstrip(b"\0")
+        if self._bootconfig_text and not self._bootconfig_text.endswith(b"\n"):
+            self._bootconfig_text += b"\n"
 
     def _unpack(self, data: memoryview, name: str) -> None:
         self.root.add(read_archives(data, name))
