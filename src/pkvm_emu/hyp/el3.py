@@ -8,6 +8,7 @@ call does not return keep their values.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -26,6 +27,10 @@ _REGISTERS = 18
 _MASK32 = 0xFFFF_FFFF
 _SMC64 = 1 << 30
 _ARGUMENTS = 7
+_HEADER_LINE = re.compile(r"\.h:\d+\)$")
+#: Instructions behind an SMC among which the code of the function around it goes on.
+_INLINE_LIMIT = 16
+_INSTRUCTION = 4
 #: The EL1 firmware's code through which Python makes SMCs.
 _FROM_PYTHON = "host_smc"
 
@@ -210,13 +215,29 @@ class El3Firmware(State):
     def caller(self) -> str:
         """Who makes the SMC that is being answered: the code at EL2, or the host's where the hypervisor forwards."""
         hyp, core = self._hyp, self._machine.core
-        pc = self._machine.engine.read("pc")
+        pc = self._machine.engine.read("pc") - _INSTRUCTION
         if core.el != 2:
-            return core.describe(pc, core.el)
+            return self._place(pc, core.el)
         forwarded = hyp.entry("forward_smc") <= pc < hyp.entry("cpu_entry")
         if not forwarded:
-            return core.describe(pc, 2)
+            return self._place(pc, 2)
         if core.smc_caller is not None:
-            return core.describe(core.smc_caller, 1)
-        where = core.describe(self._machine.engine.read("elr_el2"), 1)
+            return self._place(core.smc_caller, 1)
+        where = self._place(self._machine.engine.read("elr_el2"), 1)
         return "Python" if where.startswith(_FROM_PYTHON) else where
+
+    def _place(self, va: int, el: int) -> str:
+        """An address in words. SMCs are inline functions of a header: the line is that of the function around it."""
+        describe = self._machine.core.describe
+        text = describe(va, el)
+        name, bracket, _ = text.rpartition(" (")
+        if not bracket or not _HEADER_LINE.search(text):
+            return text
+        function = name.partition("+")[0]
+        for behind in range(1, _INLINE_LIMIT):
+            later, _, line = describe(va + _INSTRUCTION * behind, el).rpartition(" (")
+            if later.partition("+")[0] != function:
+                break
+            if not _HEADER_LINE.search(line):
+                return f"{name} ({line}"
+        return text
