@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from errno import EINVAL, ENODEV
 from itertools import pairwise
 
 import pytest
@@ -421,3 +422,40 @@ def test_what_was_read_and_what_was_lost_is_what_was_made(
             lost += sum(event.lost for event in events)
             assert [event.time_ns for event in events] == sorted(event.time_ns for event in events)
             assert read + lost == made
+
+
+def test_android14_tells_the_host_in_footers_what_there_is(plain) -> None:
+    traced = plain("14")
+    number = traced.system.generation.hypercalls["rb_update_footers"]
+
+    def footers() -> dict[str, list[int]]:
+        pages = [traced.ring()._page(number) for number in range(traced.ring().pages)]
+        words = [traced.system.machine.ram.read(page + 4064, 32) for page in pages]
+        return {
+            "writer": [int.from_bytes(word[:4], "little") for word in words],
+            "reader": [int.from_bytes(word[4:8], "little") for word in words],
+            "entries": [int.from_bytes(word[8:16], "little") for word in words],
+            "overrun": [int.from_bytes(word[24:], "little") for word in words],
+        }
+
+    assert traced.system.hvc(number, 0).x1 == -ENODEV & (1 << 64) - 1
+    assert traced.system.hvc(number, 1).x1 == -EINVAL & (1 << 64) - 1
+    traced.enable("host_hcall")
+    traced.on()
+    assert (footers()["writer"], footers()["reader"]) == ([0, 4, 0], [2, 1, 0])
+    before = traced.trace.cpus[0].pending
+    for _ in range(900):
+        traced.system.hvc(0x3FFF)
+    assert footers()["entries"] == [0, 0, 0]
+    assert traced.system.hvc(number, 0).x1 == 0
+    shown = footers()
+    # The hypercall itself comes into the trace when it is over.
+    assert shown["entries"][0] == before + 900
+    assert shown["overrun"][0] > 0
+    assert sorted(shown["writer"]) == [0, 0, 4]
+    assert shown["reader"].count(1) == shown["reader"].count(2) == 1
+    per_page = 4048 // (8 + 2 + 5)
+    assert shown["entries"][0] - shown["overrun"][0] <= 2 * per_page
+    traced.off()
+    assert traced.system.trace_pipe.read().startswith("CPU:0 [LOST ")
+    assert footers()["reader"].count(2) == 1

@@ -282,3 +282,9 @@ void hyp_call(pkvm_handler_regs_t *regs) {}
     assert traced.texts() == []
     vm.smc(0xC200_0002)
     assert len(traced.texts()) == 1
+
+
+def test_a_module_that_expects_events_of_its_own_is_told_where_there_are_none(built, plain) -> None:
+    traced = plain("14", [built(generation="16")])
+    assert "pkvm_emu: pkvm_events: 2 events, but android14-6.1 has none for modules" in traced.system.dmesg
+    assert "vault_open" not in traced.system.fs.list(traced.path("events/hyp"))

@@ -189,6 +189,11 @@ class TraceBuffers(State):
         ring = self.ring(cpu)
         return -EINVAL if ring is None else ring.reset()
 
+    def update_footers(self, cpu: int) -> int:
+        """Tell the host in the footer of the page that it reads how many events there are; results as for :meth:`reset`."""
+        ring = self.ring(cpu)
+        return -EINVAL if ring is None else ring.update_footers()
+
     def swap_reader(self, cpu: int) -> int:
         """Give the host the next page of a CPU; results as for :meth:`reset`."""
         ring = self.ring(cpu)

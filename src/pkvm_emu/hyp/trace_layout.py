@@ -36,6 +36,11 @@ META_LOST, META_READER_ID, META_READER_READ = 16, 24, 28
 META_ENTRIES, META_OVERRUN, META_READ, META_PAGES_LOST, META_PAGES_TOUCHED = 40, 48, 56, 64, 72
 META_SIZE = 80
 
+# The end of a data page of android14 (``struct rb_ext_page_footer``): what the page is to writer and reader, and counts.
+FOOTER_WRITER, FOOTER_READER, FOOTER_ENTRIES, FOOTER_TOUCHED, FOOTER_OVERRUN = 4064, 4068, 4072, 4080, 4088
+FOOTER_SIZE = PAGE_SIZE - FOOTER_WRITER
+IS_HEAD, IS_READER, IS_COMMIT = 1, 2, 4
+
 _CPU_ROW = struct.Struct("<iiQ")
 _CLOCK = struct.Struct("<IIQQ")
 _BACKING = struct.Struct("<QQ")
@@ -75,7 +80,7 @@ class Descriptor(NamedTuple):
 
 
 class DescriptorFormat(NamedTuple):
-    """Which parts a generation's descriptor has before the list of pages.
+    """Which parts a generation's descriptor has before the list of pages, and whether data pages have a footer.
 
     android14 gives memory and clock, android15 the clock, android16 neither: it takes the memory from the hypervisor's heap, as
     android15 does, and the clock from a hypercall of its own. (The fields of android14 and android15 are those of related trees.)
@@ -83,6 +88,12 @@ class DescriptorFormat(NamedTuple):
 
     has_backing: bool
     has_clock: bool
+    has_footers: bool = False
+
+    @property
+    def room(self) -> int:
+        """Bytes for events in a data page."""
+        return DATA_SIZE - FOOTER_SIZE * self.has_footers
 
     def pack(self, descriptor: Descriptor) -> bytes:
         """The bytes of a descriptor."""
@@ -129,7 +140,7 @@ class DescriptorFormat(NamedTuple):
 
 
 DESCRIPTORS = {
-    "a14": DescriptorFormat(has_backing=True, has_clock=True),
+    "a14": DescriptorFormat(has_backing=True, has_clock=True, has_footers=True),
     "a15": DescriptorFormat(has_backing=False, has_clock=True),
     "a16": DescriptorFormat(has_backing=False, has_clock=False),
 }

@@ -45,6 +45,7 @@ class TraceRing(State):
         head: the oldest page of the ring.
         reader: the page outside the ring.
         last_overrun: events lost at the last swap.
+        shown_head: the page whose footer says that it is the oldest (android14).
     """
 
     def __init__(self, hyp: Hypervisor, index: int) -> None:
@@ -52,6 +53,8 @@ class TraceRing(State):
         self._hyp = hyp
         self._ram = hyp.machine.ram
         self._index = index
+        self._format = tl.DESCRIPTORS[hyp.generation.layout]
+        self.shown_head = 0
         self.records = 0
         self.meta = 0
         self.pages = 0
@@ -109,7 +112,7 @@ class TraceRing(State):
         size = length + tl.EVENT_HEADER
         record = self._record(self.tail)
         start = ram.read_u64(record + _WRITE)
-        if start + size + extend > tl.DATA_SIZE:
+        if start + size + extend > self._format.room:
             record = self._record(self._move_tail())
         page = self._hyp.stage1.pa_of(ram.read_u64(record + _PAGE))
         entries = ram.read_u64(record + _ENTRIES)
@@ -153,6 +156,8 @@ class TraceRing(State):
             self._meta_add(tl.META_OVERRUN, ram.read_u64(record + _ENTRIES))
             self._meta_add(tl.META_PAGES_LOST, 1)
             self.head = ram.read_u64(record + _NEXT)
+        self._footer(self.tail, tl.FOOTER_WRITER, 0)
+        self._footer(following, tl.FOOTER_WRITER, tl.IS_COMMIT)
         self._clear(following)
         self._meta_add(tl.META_PAGES_TOUCHED, 1)
         self.tail = following
@@ -163,6 +168,32 @@ class TraceRing(State):
         self._ram.write_u64(record + _WRITE, 0)
         self._ram.write_u64(record + _ENTRIES, 0)
         self._ram.write_u64(self._page(number) + tl.PAGE_COMMIT, 0)
+
+    # Footers (android14)
+
+    def _footer(self, number: int, offset: int, value: int) -> None:
+        """Write a status into the footer of a page, where pages have one."""
+        if self._format.has_footers:
+            self._ram.write_u32(self._page(number) + offset, value)
+
+    def _show_head(self) -> None:
+        self._footer(self.shown_head, tl.FOOTER_READER, 0)
+        self._footer(self.head, tl.FOOTER_READER, tl.IS_HEAD)
+        self.shown_head = self.head
+
+    def update_footers(self) -> int:
+        """Write the counts into the footer of the reader's page; 0, or -ENODEV without a buffer."""
+        if not self.records:
+            return -ENODEV
+        self._show_head()
+        meta, footer = self._hyp.stage1.pa_of(self.meta), self._page(self.reader)
+        for offset, source in (
+            (tl.FOOTER_ENTRIES, tl.META_ENTRIES),
+            (tl.FOOTER_TOUCHED, tl.META_PAGES_TOUCHED),
+            (tl.FOOTER_OVERRUN, tl.META_OVERRUN),
+        ):
+            self._ram.write_u64(footer + offset, self._ram.read_u64(meta + source))
+        return 0
 
     # What the host asks
 
@@ -198,6 +229,11 @@ class TraceRing(State):
             ram.write_u64(record + _PREVIOUS, (number - 2) % (self.pages - 1) + 1)
             self._clear(number)
         self.reader, self.head, self.tail = 0, 1, 1
+        self.shown_head = 1
+        for number in range(self.pages):
+            self._footer(number, tl.FOOTER_WRITER, tl.IS_COMMIT if number == self.tail else 0)
+            self._footer(number, tl.FOOTER_READER, tl.IS_READER if number == self.reader else 0)
+        self._show_head()
         self.last_overrun = 0
         ram.write_u64(self._words + WRITE_STAMP_AT, 0)
         return 0
@@ -216,6 +252,8 @@ class TraceRing(State):
     def enable(self, on: bool) -> int:
         """Take events or not; 0, or -ENODEV without a buffer."""
         if not on:
+            if self._format.has_footers and self.status != UNAVAILABLE:
+                self.update_footers()
             self._set_status(UNAVAILABLE)
             return 0
         if not self.records:
@@ -229,6 +267,8 @@ class TraceRing(State):
         if not self.records:
             return -ENODEV
         ram, old, new = self._ram, self.reader, self.head
+        self._footer(old, tl.FOOTER_READER, 0)
+        self._footer(self.shown_head, tl.FOOTER_READER, 0)
         before, after = (ram.read_u64(self._record(new) + field) for field in (_PREVIOUS, _NEXT))
         meta = self._hyp.stage1.pa_of(self.meta)
         overrun = ram.read_u64(meta + tl.META_OVERRUN)
@@ -245,6 +285,11 @@ class TraceRing(State):
         ram.write_u64(meta + tl.META_LOST, overrun - self.last_overrun)
         ram.write_u32(meta + tl.META_READER_ID, new)
         self.last_overrun = overrun
+        self._footer(new, tl.FOOTER_READER, tl.IS_READER)
+        self.shown_head = self.head
+        self._footer(self.head, tl.FOOTER_READER, tl.IS_HEAD)
+        if self._format.has_footers:
+            ram.write_u64(self._page(new) + tl.FOOTER_OVERRUN, overrun)
         return 0
 
     def reset(self) -> int:

@@ -55,6 +55,12 @@ def swap_reader_tracing(hyp: Hypervisor, cpu: U32) -> int:
     return hyp.part(TraceBuffers).swap_reader(cpu)
 
 
+@hypercall("rb_update_footers")
+def rb_update_footers(hyp: Hypervisor, cpu: U32) -> int:
+    """Write counts of a CPU's buffer into the footer of the page that the host reads (android14); x1 = 0, -EINVAL or -ENODEV."""
+    return hyp.part(TraceBuffers).update_footers(cpu)
+
+
 @hypercall("update_clock_tracing")
 def update_clock_tracing(hyp: Hypervisor, mult: U32, shift: U32, epoch_ns: U64, epoch_cyc: U64) -> int:
     """Set the clock of the time stamps (android16): ``((counter - epoch_cyc) * mult >> shift) + epoch_ns``; x1 = 0."""

@@ -152,7 +152,11 @@ class TraceEventTable(State):
         """
         memory, log = self._kernel.memory, self._kernel.log
         ids = _placed(module, _EVENT_IDS_SECTION)
-        rows = _rows(module, EVENTS_SECTION, HYP_EVENT.size) if self._rules.module_events != "none" else []
+        rows = _rows(module, EVENTS_SECTION, HYP_EVENT.size)
+        if rows and self._rules.module_events == "none":
+            generation = self._kernel.generation.name
+            log.write(f"pkvm_emu: {module.name}: {len(rows)} events, but {generation} has none for modules", _WARNING)
+            rows = []
         if rows and ids is None:
             log.write(f"WARNING: {module.name}: events without a section {_EVENT_IDS_SECTION}", _WARNING)
             return

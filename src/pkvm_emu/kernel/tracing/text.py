@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.core_events import CORE_EVENTS, PRINTK
 from pkvm_emu.errors import ModuleError
-from pkvm_emu.kernel.kernel import KernelFormatEnv
+from pkvm_emu.kernel.format_env import KernelFormatEnv
 from pkvm_emu.kernel.line_facts import line_facts
 from pkvm_emu.kernel.registry import kernel_part
 from pkvm_emu.kernel.tracing.events import TraceEvent, TraceEventTable
