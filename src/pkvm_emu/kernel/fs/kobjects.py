@@ -76,8 +76,7 @@ class Kobjects(State):
         path = self.paths.pop(address, None)
         self.direct.pop(address, None)
         if path is not None:
-            self._kernel.part(FileSystem).discard(path)
-            self._kernel.part(ModuleFiles).forget(path)
+            self._drop(path)
 
     def _implied(self, kobject: int) -> str | None:
         from pkvm_emu.kernel.devicetree.devices import Devices
@@ -103,6 +102,20 @@ class Kobjects(State):
         made = MemoryDirectory(fs.journal, writable=False, mode=0o755, create_errno=EACCES)
         fs.add(path, made)
         return made
+
+    def _drop(self, path: str) -> None:
+        """Take a directory out; files of it that are open give -ENODEV from now on."""
+        from pkvm_emu.kernel.fs.sysfs_attributes import AttributeFile
+
+        waiting = [self._kernel.part(FileSystem).find_link(path)]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, AttributeFile):
+                node.removed = True
+            elif isinstance(node, MemoryDirectory):
+                waiting += node.nodes.values()
+        self._kernel.part(FileSystem).discard(path)
+        self._kernel.part(ModuleFiles).forget(path)
 
     # struct kobject
 
@@ -195,8 +208,7 @@ class Kobjects(State):
         """``kobject_del``: the directory goes, and the reference of the parent."""
         path = self.paths.pop(kobject, None)
         if path is not None and self._state(kobject) & _IN_SYSFS:
-            self._kernel.part(FileSystem).discard(path)
-            self._kernel.part(ModuleFiles).forget(path)
+            self._drop(path)
         self._mark(kobject, _IN_SYSFS, on=False)
         parent = self._kernel.memory.read_u64(kobject + Kobject.PARENT)
         self._kernel.memory.write_u64(kobject + Kobject.PARENT, 0)
