@@ -269,11 +269,10 @@ class Kernel(State):
     def pid(self) -> int:
         """PID of the task that runs on the current CPU, as ``kvm [PID]:`` prefixes have it."""
         cpu = self._machine.current.index
-        if self._machine.engine.read("sp_el0") == self.task_va(cpu):
-            return self.pid_of_cpu(cpu)
-        from pkvm_emu.kernel.deferred.tasks import Tasks
-
-        return self.part(Tasks).current.pid
+        # A CPU that is just coming up has no task yet.
+        tasks = self.part_made("Tasks")
+        task = tasks.by_va.get(self._machine.engine.read("sp_el0")) if tasks is not None else None
+        return task.pid if task is not None else self.pid_of_cpu(cpu)
 
     def pid_of_cpu(self, cpu: int) -> int:
         """PID of a CPU's own task: init on CPU 0, a hotplug thread on the others."""

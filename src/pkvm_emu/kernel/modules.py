@@ -17,6 +17,7 @@ from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.elf.symbols import Symboliser
 from pkvm_emu.errors import EmulatorError, ModuleError, UsageError
 from pkvm_emu.kernel import layout as kernel_layout
+from pkvm_emu.kernel.module_events import COMING, GOING, LIVE, announce_module
 from pkvm_emu.kernel.module_imports import Imports, is_proprietary, licence_of
 from pkvm_emu.kernel.page_allocator import MAX_ORDER
 from pkvm_emu.machine.state import Journal, State, StateDict, StateList
@@ -181,6 +182,7 @@ class ModuleLoader(State):
             kernel.machine.engine.flush_code()
             kernel.machine.core.hook_counter_reads(module.counter_reads(el=1))
             self._apply_parameters(module, parameters or [])
+            announce_module(kernel, module, COMING)
             result = self._run_init(module)
         except BaseException:
             # A run that stopped inside the init function leaves the module for inspection.
@@ -188,6 +190,7 @@ class ModuleLoader(State):
             raise
         module.init_result = result
         if result < 0:
+            announce_module(kernel, module, GOING)
             self._forget(module)
             step, error = module.el2_failure
             after = f", after its {step} failed ({errno_name(error)})" if step else ""
@@ -198,6 +201,7 @@ class ModuleLoader(State):
                 step or "init",
             )
         module.status = "live"
+        announce_module(kernel, module, LIVE)
         self._finish(module)
         # What init queued would have run beside it on another CPU.
         kernel.run_ready()

@@ -21,7 +21,9 @@ RESTART, HALT, POWER_OFF = 1, 2, 3
 POWER_OFF_PREPARE, MODE_POWER_OFF, RESTART_PREPARE, MODE_RESTART = range(4)
 _SYSTEM_STATE = {RESTART: 6, HALT: 4, POWER_OFF: 5}
 _EMERGENCY = 0
-_STOP_MASK = 0x8000
+_STOP_MASK, _NOTIFY_OK = 0x8000, 1
+#: ``PM_SUSPEND_PREPARE``, ``PM_POST_SUSPEND``.
+_SUSPEND_PREPARE, _POST_SUSPEND = 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class PowerEvents(State):
     Attributes:
         sys_off: handlers by the address that was given out for them.
         syscore: addresses of ``struct syscore_ops``, in order of registration.
-        next_handle: the next address.
+        is_suspended: the system sleeps, and operations have to be resumed.
 
     Args:
         kernel: the kernel.
@@ -72,6 +74,7 @@ class PowerEvents(State):
         self._kernel = kernel
         self.sys_off: StateDict[int, SysOff] = StateDict(journal, "kernel.power_events.sys_off")
         self.syscore: StateList[int] = StateList(journal, "kernel.power_events.syscore")
+        self.is_suspended = False
 
     def end(self, how: str = "restart", command: str = "") -> None:
         """Restart, power off or halt the system.
@@ -103,6 +106,26 @@ class PowerEvents(State):
         if way.firmware is not None:
             kernel.smc(psci_id(way.firmware))
         raise kernel.machine.power.end(f"kernel_{how if how != 'poweroff' else 'power_off'}()", "off")
+
+    def before_suspend(self) -> int:
+        """PM notifiers, then syscore operations; 0, or the errno of the one that refused (what was called is undone)."""
+        from pkvm_emu.kernel.exports.notifiers import call_kernel_chain
+
+        answer = call_kernel_chain(self._kernel, "pm", _SUSPEND_PREPARE, 0)
+        refused = _NOTIFY_OK - (answer & ~_STOP_MASK) if answer & _STOP_MASK else 0
+        refused = refused or self.call_syscore("suspend")
+        if refused:
+            call_kernel_chain(self._kernel, "pm", _POST_SUSPEND, 0)
+        self.is_suspended = not refused
+        return refused
+
+    def after_suspend(self) -> None:
+        """The same backwards, when the system is awake again."""
+        from pkvm_emu.kernel.exports.notifiers import call_kernel_chain
+
+        self.is_suspended = False
+        self.call_syscore("resume")
+        call_kernel_chain(self._kernel, "pm", _POST_SUSPEND, 0)
 
     def shut_down_devices(self) -> None:
         """``device_shutdown()``: the ``shutdown`` of bound drivers, last probed first."""

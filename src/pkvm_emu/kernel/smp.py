@@ -127,10 +127,22 @@ class Smp(State):
     def suspend_system(self, context_id: int = 0) -> int | None:
         """SYSTEM_SUSPEND on the CPU on the engine, as ``echo mem > /sys/power/state`` does; the others have to be offline.
 
+        PM notifiers and syscore operations of modules are called before, and after :meth:`resume`.
+
         Returns:
-            None where the machine sleeps now, until :meth:`resume`; else what PSCI returned (-3, DENIED, with others on).
+            None where the machine sleeps now, until :meth:`resume`; else what PSCI returned (-3, DENIED, with others on), or the
+            errno of a notifier or operation that refused.
         """
-        return self._leave(self._machine.current.index, _SYSTEM_SUSPEND, self._entry_pa, context_id)
+        from pkvm_emu.kernel.power_events import PowerEvents
+
+        events = self._kernel.part(PowerEvents)
+        refused = events.before_suspend()
+        if refused:
+            return refused
+        answer = self._leave(self._machine.current.index, _SYSTEM_SUSPEND, self._entry_pa, context_id)
+        if answer is not None:
+            events.after_suspend()
+        return answer
 
     def resume(self, cpu: int) -> None:
         """Wake a CPU that sleeps: EL2 is set up again, the PSCI notifier sees CPU_ENTRY, and the CPU is back at EL1.
@@ -141,6 +153,10 @@ class Smp(State):
         if not self._exists(cpu) or self._machine.power.states[cpu] is not PowerState.SUSPENDED:
             raise ModuleError(f"CPU {cpu} is not suspended")
         self._machine.run_cpu(cpu)
+        events = self._kernel.part_made("PowerEvents")
+        if events is not None and events.is_suspended:
+            with self._machine.on_cpu(cpu):
+                events.after_suspend()
 
     def call_on(self, cpu: int, function: int, info: int) -> bool:
         """Call ``function(info)`` at EL1 on another CPU, between two of its instructions; whether it is online and was called.

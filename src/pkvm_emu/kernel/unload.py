@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pkvm_emu.kernel import layout
+from pkvm_emu.kernel.module_events import GOING, announce_module
 
 if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
@@ -20,6 +21,7 @@ def unload_module(kernel: Kernel, module: LoadedModule) -> None:
     leave = module.symbol("cleanup_module")
     if leave is not None:
         kernel.call(leave)
+    announce_module(kernel, module, GOING)
     module.status = "gone"
     del kernel.loader.modules[module.name]
     kernel.loader.drop_uses(module)

@@ -9,11 +9,14 @@ import pytest
 from calls import Calls, loaded, undone
 
 from pkvm_emu.errors import PkvmEmuError, UsageError
+from pkvm_emu.kernel.smp import Smp
+from pkvm_emu.kernel.unload import unload_module
 from pkvm_emu.machine.power import PoweredOff
 from pkvm_emu.machine.profile import MachineProfile
 
 SOURCE = r"""
 #include <linux/cpuhotplug.h>
+#include <linux/module.h>
 #include <linux/notifier.h>
 #include <linux/panic_notifier.h>
 #include <linux/reboot.h>
@@ -97,6 +100,25 @@ int unhook(void) { return unregister_reboot_notifier(&reboot_nb); }
 int restart(void) { kernel_restart("recovery"); return 0; }
 void panic(const char *fmt, ...);
 int die(void) { panic("%s is over", "everything"); return 0; }
+
+/* sleep, and modules that come and go */
+int register_pm_notifier(struct notifier_block *nb);
+int register_module_notifier(struct notifier_block *nb);
+unsigned long pm_answer;
+static int on_pm(struct notifier_block *nb, unsigned long action, void *data) { note('0' + (char)action); return (int)pm_answer; }
+static struct notifier_block pm_nb = { .notifier_call = on_pm };
+static int core_suspend(void) { note('S'); return 0; }
+static void core_resume(void) { note('W'); }
+static struct syscore_ops sleep_ops = { .suspend = core_suspend, .resume = core_resume };
+int hook_sleep(void) { register_syscore_ops(&sleep_ops); return register_pm_notifier(&pm_nb); }
+static int on_module(struct notifier_block *nb, unsigned long action, void *data)
+{
+	note('0' + (char)action);
+	note(((struct module *)data)->name[0]);
+	return NOTIFY_DONE;
+}
+static struct notifier_block module_nb = { .notifier_call = on_module };
+int hook_modules(void) { return register_module_notifier(&module_nb); }
 
 /* CPUs that come and go */
 int ups, downs, refuse = -1, last_cpu = -1;
@@ -191,6 +213,33 @@ def test_a_panic_tells_its_notifiers_the_message(chains: Calls) -> None:
     with pytest.raises(PkvmEmuError, match="everything is over"):
         chains.die()
     assert chains.text("order") == "pe"
+
+
+def test_sleeping_and_waking_tell_notifiers_and_syscore_operations(chains: Calls) -> None:
+    smp = chains.system.kernel.part(Smp)
+    chains.hook_sleep()
+    chains.system.cpu(1).online = False
+    assert smp.suspend_system() is None
+    assert chains.text("order") == "3S"
+    smp.resume(0)
+    assert chains.text("order") == "3SW4"
+
+
+def test_a_pm_notifier_keeps_the_system_awake(chains: Calls) -> None:
+    chains.hook_sleep()
+    chains.system.kernel.memory.write(chains.address("pm_answer"), (0x8002).to_bytes(8, "little"))
+    assert chains.system.kernel.part(Smp).suspend_system() == -1
+    assert chains.text("order") == "34"
+
+
+def test_modules_that_come_and_go_are_announced(chains: Calls, c_module: Callable[..., Path]) -> None:
+    other = "static int __init i(void) { return 0; }\nmodule_init(i);\nstatic void __exit e(void) { }\nmodule_exit(e);\n"
+    generation = chains.system.generation.name
+    chains.hook_modules()
+    loaded_module = chains.system.load(c_module(other, None, name="zebra", generation=generation))
+    assert chains.text("order") == "1z0z"
+    unload_module(chains.system.kernel, loaded_module)
+    assert chains.text("order") == "1z0z2z"
 
 
 def test_a_hotplug_state_is_called_on_the_cpu_that_comes_or_goes(chains: Calls) -> None:
