@@ -8,6 +8,7 @@ import pytest
 
 import pkvm_emu
 from pkvm_emu.errors import UsageError
+from pkvm_emu.hyp.el3 import LOG_LINES
 from pkvm_emu.hyp.el3_table import read_table
 from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.system import System
@@ -75,6 +76,13 @@ def test_a_write_outside_of_ram_stops_the_run_by_name(boot) -> None:
     system.restore(before)
     with pytest.raises(UsageError, match="not in RAM"):
         system.smc(SIP, M1)
+
+
+def test_a_log_keeps_its_beginning_and_counts_the_rest(boot) -> None:
+    el3 = boot(f'[[smc]]\nid = {SIP}\nlog = "{{x1}}"\n').hyp.el3
+    for number in range(LOG_LINES + 3):
+        el3.answer((SIP, number, *[0] * 16))
+    assert (el3.log[-1], len(el3.log), el3.unlogged) == (str(LOG_LINES - 1), LOG_LINES, 3)
 
 
 def test_a_call_can_be_named(boot) -> None:

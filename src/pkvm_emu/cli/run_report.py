@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pkvm_emu.cli.device_report import iommu_dict, iommu_lines, mmio_dict, mmio_lines
 from pkvm_emu.cli.report_boot import boot_facts, image_lines, ordinary_lines, outcome_facts, outcome_lines
 from pkvm_emu.cli.report_deferred import deferred_facts, deferred_lines
+from pkvm_emu.cli.report_files import file_facts, file_lines
 from pkvm_emu.hyp.op_table import FIRMWARE_OPS
 from pkvm_emu.hyp.registrations import registrations
 from pkvm_emu.kernel.boot import ModuleOutcome
@@ -113,6 +114,7 @@ class RunReport:
         yield from self._link_lines()
         yield from self._el2_lines()
         yield from _section("At EL1", deferred_lines(system))
+        yield from _section("Files", file_lines(system))
         yield from _section("IOMMU", iommu_lines(system))
         yield from _section("Registers", mmio_lines(system, self._lists_accesses))
         if system.contracts is not None:
@@ -166,6 +168,8 @@ class RunReport:
                 yield Line(f"    {smc}")
         for text in system.hyp.el3.log:
             yield Line(f"  EL3: {text}")
+        if system.hyp.el3.unlogged:
+            yield Line(f"  EL3: {system.hyp.el3.unlogged} lines more")
 
     # Facts
 
@@ -227,6 +231,7 @@ class RunReport:
                 for module in system.modules.values()
             ],
             "el1": deferred_facts(system),
+            "files": file_facts(system),
             "served_in_place_of": dict(self._system.kernel.symbols.companions),
             "registrations": [
                 {"kind": kind, "address": address, "function": system.symbols.describe(address, 2)}

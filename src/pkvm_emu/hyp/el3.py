@@ -27,6 +27,8 @@ _REGISTERS = 18
 _MASK32 = 0xFFFF_FFFF
 _SMC64 = 1 << 30
 _ARGUMENTS = 7
+#: A module that prints by SMC makes one for each character.
+LOG_LINES = 4096
 _HEADER_LINE = re.compile(r"\.h:\d+\)$")
 #: Instructions behind an SMC among which the code of the function around it goes on.
 _INLINE_LIMIT = 16
@@ -97,7 +99,8 @@ class El3Firmware(State):
 
     Attributes:
         unanswered: what nobody answered, by function id, in the order it first came.
-        log: what tables and handlers of the user reported.
+        log: what tables and handlers of the user reported: the first :data:`LOG_LINES` lines.
+        unlogged: lines that were more than that.
     """
 
     def __init__(self, hyp: Hypervisor) -> None:
@@ -112,6 +115,7 @@ class El3Firmware(State):
         self._spmc: El3Spmc | None = None
         self.unanswered: StateDict[int, Unanswered] = StateDict(machine.journal, "el3.unanswered")
         self.log: StateList[str] = StateList(machine.journal, "el3.log")
+        self.unlogged = 0
         self._profile = machine.profile.el3
         if self._profile not in EL3_PROFILES:
             raise UsageError(f"no EL3 profile is called {self._profile!r}; there are: {', '.join(EL3_PROFILES)}")
@@ -173,6 +177,13 @@ class El3Firmware(State):
     def serve(self, handler: SmcHandler) -> None:
         """Answer SMCs with ``handler(x0..x17) -> x0.. or None``; asked before the firmware's own services, in order."""
         self._handlers.append(handler)
+
+    def note(self, text: str) -> None:
+        """Put a line into the log."""
+        if len(self.log) < LOG_LINES:
+            self.log.append(text)
+        else:
+            self.unlogged += 1
 
     # Calls
 

@@ -57,7 +57,7 @@ class SmcCall:
 
     def log(self, text: str) -> None:
         """Put a line into the report (``system.hyp.el3.log``)."""
-        self._el3.log.append(text)
+        self._el3.note(text)
 
     def read(self, pa: int, size: int) -> bytes:
         """``size`` bytes at a physical address.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from pkvm_emu.arch import smccc
+from pkvm_emu.arch.psci import PsciFunction, psci_id
 from pkvm_emu.kernel.guest_access import store
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.registry import kernel_symbol
@@ -51,7 +52,9 @@ def arm_smccc_sve_check(kernel: Kernel) -> None:
 
 @kernel_symbol("arm_smccc_get_version", runs_guest=True)
 def arm_smccc_get_version(kernel: Kernel) -> int:
-    """The firmware's SMCCC version; 1.0 where it does not know the question."""
+    """The firmware's SMCCC version; 1.0 where PSCI says that there is no such call (``psci_init_smccc()``)."""
+    if kernel.smc(psci_id(PsciFunction.FEATURES), smccc.SMCCC_VERSION)[0] & 0xFFFF_FFFF:
+        return _VERSION_1_0
     answer = kernel.smc(smccc.SMCCC_VERSION)[0] & 0xFFFF_FFFF
     return _VERSION_1_0 if answer >> 31 else answer
 
