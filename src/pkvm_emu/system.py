@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -473,6 +473,7 @@ def boot(
     mmio: Sequence[MmioSpec] = (),
     timeline: bool = False,
     contracts: Selection | str | None = None,
+    prepare: Callable[[System], None] | None = None,
     el3: str | None = None,
     smc: Sequence[str | Path] = (),
 ) -> System:
@@ -498,6 +499,7 @@ def boot(
         mmio: models of devices, as for :meth:`System.add_models`.
         timeline: record what runs from the beginning (:attr:`System.timeline`).
         contracts: watch for breaches from the beginning, as for :meth:`System.watch_contracts`; None: watch nothing.
+        prepare: called with the system before it boots, to hang something on it.
         el3: the firmware, ``bare`` or ``full``; None: as the profile of the machine says.
         smc: answers of vendor SMCs, as for :meth:`System.add_smc`.
 
@@ -522,6 +524,8 @@ def boot(
         system.record_timeline()
     if contracts is not None:
         system.watch_contracts(contracts)
+    if prepare is not None:
+        prepare(system)
     run_plan(system, plan, deprivilege)
     return system
 

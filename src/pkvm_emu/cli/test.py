@@ -14,6 +14,7 @@ from pkvm_emu.testing.reports import FORMATS, write_report
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pkvm_emu.testing.coverage.model import Coverage
     from pkvm_emu.testing.results import CaseResult
 
 _MARKS = {"passed": "ok     ", "failed": "FAILED ", "error": "ERROR  ", "skipped": "skipped"}
@@ -38,6 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--golden", action="store_true", help="compare behaviour with golden files beside the cases; write missing ones"
     )
     parser.add_argument("--update", action="store_true", help="as --golden, and rewrite golden files that differ")
+    parser.add_argument(
+        "--cov", metavar="DIR", help="collect coverage of module code: lcov.info and drcov files in DIR"
+    )
+    parser.add_argument(
+        "--cov-fail-under", metavar="PERCENT", type=float, help="fail where less of the modules' EL2 code was executed"
+    )
     parser.add_argument("--results", metavar="FILE", help="write the results as JSON, for --merge")
     parser.add_argument(
         "--merge", metavar="FILE", action="append", default=[], help="run nothing: report the results of shards"
@@ -52,14 +59,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Run, or merge; print; write the reports."""
     from pkvm_emu.testing import results as of
+    from pkvm_emu.testing.coverage.model import Coverage
 
+    covers = arguments.cov or arguments.cov_fail_under is not None
+    coverage = Coverage() if covers else None
     if arguments.merge:
-        found = of.in_order(result for name in arguments.merge for result in of.load(Path(name)))
+        found = of.in_order(result for name in arguments.merge for result in of.load(Path(name), coverage))
         if not arguments.json:
             for result in found:
                 _print_result(result, arguments.quiet)
     else:
-        found = _run(arguments)
+        found = _run(arguments, coverage)
     for name, _ in FORMATS:
         if getattr(arguments, name):
             write_report(name, Path(getattr(arguments, name)), found)
@@ -69,15 +79,33 @@ def execute(arguments: argparse.Namespace) -> int:
         for line in commands(found):
             print(line)
     if arguments.results:
-        _write(arguments.results, of.dump(found))
+        _write(arguments.results, of.dump(found, coverage))
     if arguments.json:
-        sys.stdout.write(of.dump(found))
+        sys.stdout.write(of.dump(found, coverage))
     else:
         print(_summary(found))
-    return of.exit_code(found)
+    enough = coverage is None or _report_coverage(arguments, coverage)
+    return of.exit_code(found) or int(not enough)
 
 
-def _run(arguments: argparse.Namespace) -> list[CaseResult]:
+def _report_coverage(arguments: argparse.Namespace, coverage: Coverage) -> bool:
+    """Write and print it; whether it is enough."""
+    from pkvm_emu.testing.coverage.output import is_enough, table, write_directory
+
+    if arguments.cov:
+        write_directory(coverage, Path(arguments.cov))
+    enough, verdict = True, ""
+    if arguments.cov_fail_under is not None:
+        enough, verdict = is_enough(coverage, arguments.cov_fail_under)
+    if not arguments.json:
+        for line in table(coverage):
+            print(line)
+        if verdict:
+            print(verdict)
+    return enough
+
+
+def _run(arguments: argparse.Namespace, coverage: Coverage | None) -> list[CaseResult]:
     from pkvm_emu.contracts.rules import Selection
     from pkvm_emu.testing.batch import Batch, Shard
     from pkvm_emu.testing.recipe import generations
@@ -90,6 +118,7 @@ def _run(arguments: argparse.Namespace) -> list[CaseResult]:
         arguments.only,
         arguments.contracts,
         "update" if arguments.update else "check" if arguments.golden else None,
+        coverage,
     )
     if not batch.jobs and not batch.broken:
         raise UsageError("no case is left to run (-k, --android, --shard)")

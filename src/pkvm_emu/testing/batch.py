@@ -10,6 +10,7 @@ from pathlib import Path
 from pkvm_emu.errors import EmulatorError, InputError, PkvmEmuError, UsageError
 from pkvm_emu.testing.cases.model import Case, CaseFile
 from pkvm_emu.testing.cases.reader import SUFFIX, CaseFileError, read_case_file
+from pkvm_emu.testing.coverage.model import Coverage
 from pkvm_emu.testing.golden.files import GoldenFiles
 from pkvm_emu.testing.results import ERROR, FAILED, PASSED, SKIPPED, CaseResult, Message, in_order
 from pkvm_emu.testing.session import DEFAULT_CONTRACTS, TestSession
@@ -82,6 +83,7 @@ class Batch:
         only: run cases whose names contain this.
         contracts: what is watched, as for ``--contracts``.
         golden: compare behaviour with golden files (``"check"``), or take it over (``"update"``); None: neither.
+        coverage: takes what the cases execute; None: it is not collected.
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class Batch:
         only: str = "",
         contracts: str = DEFAULT_CONTRACTS,
         golden: str | None = None,
+        coverage: Coverage | None = None,
     ) -> None:
-        self._wishes = (contracts, golden)
+        self._wishes = (contracts, golden, coverage is not None)
+        self._coverage = coverage
         self.broken: list[CaseResult] = []
         self._files: dict[Path, CaseFile] = {}
         for path in find_case_files(places):
@@ -134,6 +138,7 @@ class Batch:
         try:
             for job in self.jobs:
                 yield runner.run(job, self._files[job.path].cases[job.number])
+                self._cover(runner.harvest())
         finally:
             runner.close()
 
@@ -144,7 +149,13 @@ class Batch:
         # The engine's threads and mappings do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with context.Pool(min(processes, len(self.jobs)), _begin_elsewhere, self._wishes) as pool:
-            yield from pool.imap(_run_elsewhere, self.jobs, chunksize=size)
+            for result, executed in pool.imap(_run_elsewhere, self.jobs, chunksize=size):
+                self._cover(executed)
+                yield result
+
+    def _cover(self, executed: Coverage | None) -> None:
+        if self._coverage is not None and executed is not None:
+            self._coverage.merge(executed)
 
 
 def _broken(path: Path, line: int, message: str) -> CaseResult:
@@ -203,22 +214,27 @@ class JobRunner:
         watched.release()
         return CaseResult(*place, android, FAILED if messages else PASSED, tuple(messages), figures, sections, findings)
 
+    def harvest(self) -> Coverage | None:
+        """What was executed since the last call; None where it is not collected."""
+        return self._session.harvest()
+
     def close(self) -> None:
         """Let the systems go."""
         self._session.close()
 
 
-def _session(contracts: str, golden: str | None) -> TestSession:
-    return TestSession(contracts, GoldenFiles(golden == "update") if golden is not None else None)
+def _session(contracts: str, golden: str | None, covers: bool) -> TestSession:
+    files = GoldenFiles(golden == "update") if golden is not None else None
+    return TestSession(contracts, files, coverage=Coverage() if covers else None)
 
 
 _runner = JobRunner()
 
 
-def _begin_elsewhere(contracts: str, golden: str | None) -> None:
+def _begin_elsewhere(contracts: str, golden: str | None, covers: bool) -> None:
     global _runner
-    _runner = JobRunner(_session(contracts, golden))
+    _runner = JobRunner(_session(contracts, golden, covers))
 
 
-def _run_elsewhere(job: Job) -> CaseResult:
-    return _runner.run(job)
+def _run_elsewhere(job: Job) -> tuple[CaseResult, Coverage | None]:
+    return _runner.run(job), _runner.harvest()

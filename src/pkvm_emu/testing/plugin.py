@@ -63,6 +63,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     watched = item.stash.get(_WATCHED, None)
     if watched is not None:
         watched.release()
+        _session(item.config).harvest()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -223,11 +224,57 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
     return explain_comparison(op, left, right)
 
 
+_COVERAGE = "pkvm_coverage"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Coverage: a process of several hands it over; the one that prints writes it, and judges."""
+    config = session.config
+    shared = config.stash.get(_SESSION, None)
+    output = getattr(config, "workeroutput", None)
+    if output is not None:
+        if shared is not None and shared.coverage is not None:
+            output[_COVERAGE] = shared.coverage.as_dict()
+        return
+    if not settings.collects_coverage(config):
+        return
+    from pkvm_emu.testing.coverage.output import is_enough, write_directory
+
+    coverage = _session(config).coverage
+    assert coverage is not None
+    directory, least = config.getoption("--pkvm-cov"), config.getoption("--pkvm-cov-fail-under")
+    if directory:
+        write_directory(coverage, Path(directory))
+    if least is not None and not is_enough(coverage, least)[0] and session.exitstatus == 0:
+        session.exitstatus = 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A process of pytest-xdist has ended: what it executed."""
+    found = getattr(node, "workeroutput", {}).get(_COVERAGE)
+    if found is not None:
+        from pkvm_emu.testing.coverage.model import Coverage
+
+        coverage = _session(node.config).coverage
+        assert coverage is not None
+        coverage.merge(Coverage.from_dict(found))
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """What is no error, and which golden files were written."""
     session = config.stash.get(_SESSION, None)
     if session is None:
         return
+    if session.coverage is not None:
+        from pkvm_emu.testing.coverage.output import is_enough, table
+
+        terminalreporter.section("coverage of module code")
+        for line in table(session.coverage):
+            terminalreporter.write_line(line)
+        least = config.getoption("--pkvm-cov-fail-under")
+        if least is not None:
+            terminalreporter.write_line(is_enough(session.coverage, least)[1])
     if session.warnings:
         terminalreporter.section("contracts")
         for title, findings in session.warnings.items():

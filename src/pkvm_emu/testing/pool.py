@@ -82,7 +82,7 @@ class SystemPool:
 
     Args:
         built: where source directories are built; None: a temporary directory.
-        prepare: called with every system right after its boot, before it is saved.
+        prepare: called with every system before its boot.
     """
 
     def __init__(self, built: Path | None = None, prepare: Callable[[System], None] | None = None) -> None:
@@ -124,17 +124,15 @@ class SystemPool:
 
         profile = replace(MachineProfile.parse(recipe.machine), ram_size=recipe.ram_mib << 20, cpus=recipe.cpus)
         self.boots += 1
-        system = boot(
+        return boot(
             recipe.android,
             [self.module(path, recipe.android) for path in recipe.modules],
             recipe.cmdline,
             profile,
             dtb=recipe.dtb,
+            prepare=self._prepare,
             **dict(recipe.options),
         )
-        if self._prepare is not None:
-            self._prepare(system)
-        return system
 
     def module(self, path: Path, android: str | None) -> ModuleFile:
         """The module of a ``.ko``, or of a source directory, which is built for ``android``."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pkvm_emu.errors import InputError
+from pkvm_emu.testing.coverage.model import Coverage
 
 PASSED, FAILED, ERROR, SKIPPED = "passed", "failed", "error", "skipped"
 _FORMAT = "pkvm-emu-results-1"
@@ -65,13 +66,16 @@ def exit_code(results: Iterable[CaseResult]) -> int:
     return 1 if FAILED in outcomes else 2 if ERROR in outcomes else 0
 
 
-def dump(results: Sequence[CaseResult]) -> str:
+def dump(results: Sequence[CaseResult], coverage: Coverage | None = None) -> str:
     """The results as JSON, to be merged with those of other shards."""
-    return json.dumps({"format": _FORMAT, "results": [asdict(result) for result in results]}, indent=1) + "\n"
+    data: dict[str, Any] = {"format": _FORMAT, "results": [asdict(result) for result in results]}
+    if coverage is not None:
+        data["coverage"] = coverage.as_dict()
+    return json.dumps(data, indent=1) + "\n"
 
 
-def load(path: Path) -> list[CaseResult]:
-    """Results that :func:`dump` wrote.
+def load(path: Path, coverage: Coverage | None = None) -> list[CaseResult]:
+    """Results that :func:`dump` wrote; their coverage is added to ``coverage``.
 
     Raises:
         InputError: the file is something else.
@@ -80,6 +84,8 @@ def load(path: Path) -> list[CaseResult]:
         data = json.loads(path.read_text())
         if data["format"] != _FORMAT:
             raise ValueError(f"its format is {data['format']!r}, not {_FORMAT!r}")
+        if coverage is not None:
+            coverage.merge(Coverage.from_dict(data.get("coverage", {})))
         return [_result(entry) for entry in data["results"]]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error

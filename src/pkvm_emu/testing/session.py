@@ -12,6 +12,8 @@ from pkvm_emu.testing.pool import SystemPool
 if TYPE_CHECKING:
     from pkvm_emu.contracts.findings import Finding
     from pkvm_emu.system import System
+    from pkvm_emu.testing.coverage.collect import Collector
+    from pkvm_emu.testing.coverage.model import Coverage
     from pkvm_emu.testing.recipe import Recipe
     from pkvm_emu.testing.watched import Watched
 
@@ -28,6 +30,7 @@ class TestSession:
         pool: booted systems.
         contracts: what is watched, as for ``--contracts``.
         golden: the golden files; None: behaviour is not compared.
+        coverage: what the tests executed; None: it is not collected.
         warnings: findings that are no errors, by test.
     """
 
@@ -37,7 +40,30 @@ class TestSession:
     contracts: str = DEFAULT_CONTRACTS
     golden: GoldenFiles | None = None
     pool: SystemPool = field(default_factory=SystemPool)
+    coverage: Coverage | None = None
+    _collectors: list[Collector] = field(default_factory=list)
     warnings: dict[str, list[Finding]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.coverage is not None:
+            self.pool = SystemPool(prepare=self._collect)
+
+    def _collect(self, system: System) -> None:
+        from pkvm_emu.testing.coverage.collect import Collector
+
+        self._collectors.append(Collector(system))
+
+    def harvest(self) -> Coverage | None:
+        """What was executed since the last call, which is in ``coverage`` from now on; None where it is not collected."""
+        if self.coverage is None:
+            return None
+        from pkvm_emu.testing.coverage.model import Coverage
+
+        new = Coverage()
+        for collector in self._collectors:
+            new.merge(collector.take())
+        self.coverage.merge(new)
+        return new
 
     def system(self, recipe: Recipe) -> System:
         """A system as right after its boot, watched as this run wants it.

@@ -58,6 +58,15 @@ def add_options(parser: pytest.Parser) -> None:
         help="compare behaviour with golden files beside the tests; write missing ones",
     )
     group.addoption("--pkvm-update", action="store_true", help="as --pkvm-golden, and rewrite golden files that differ")
+    group.addoption(
+        "--pkvm-cov", metavar="DIR", help="collect coverage of module code: lcov.info and drcov files in DIR"
+    )
+    group.addoption(
+        "--pkvm-cov-fail-under",
+        metavar="PERCENT",
+        type=float,
+        help="fail where less of the EL2 code of the modules was executed",
+    )
     parser.addini("pkvm_contracts", "contracts to watch", default="")
     parser.addini("pkvm_golden", "compare behaviour with golden files", type="bool", default=False)
     parser.addini("pkvm_android", "generations of tests that name none", type="args", default=[])
@@ -74,6 +83,7 @@ def session_for(config: pytest.Config) -> TestSession:
         UsageError: words that name no contract.
     """
     from pkvm_emu.contracts.rules import Selection
+    from pkvm_emu.testing.coverage.model import Coverage
     from pkvm_emu.testing.golden.files import GoldenFiles
     from pkvm_emu.testing.session import DEFAULT_CONTRACTS, TestSession
 
@@ -84,7 +94,16 @@ def session_for(config: pytest.Config) -> TestSession:
         raise pytest.UsageError(str(error)) from error
     update = config.getoption("--pkvm-update")
     compares = update or config.getoption("--pkvm-golden") or config.getini("pkvm_golden")
-    return TestSession(contracts=words, golden=GoldenFiles(update) if compares else None)
+    return TestSession(
+        contracts=words,
+        golden=GoldenFiles(update) if compares else None,
+        coverage=Coverage() if collects_coverage(config) else None,
+    )
+
+
+def collects_coverage(config: pytest.Config) -> bool:
+    """Whether coverage is wanted."""
+    return bool(config.getoption("--pkvm-cov")) or config.getoption("--pkvm-cov-fail-under") is not None
 
 
 def choose(config: pytest.Config, name: str) -> str | None:
