@@ -149,6 +149,26 @@ def test_what_the_module_does_at_el1_is_there_with_strings(recorded) -> None:
     assert dict(load.results) == {"result": 0}
 
 
+def test_every_kernel_function_ends(c_module) -> None:
+    el1 = """
+#include <linux/string.h>
+#include <linux/slab.h>
+static int __init only_init(void)
+{
+	char *page = kmalloc(64, GFP_KERNEL);
+	memset(page, 1, 64);
+	kfree(page);
+	return 0;
+}
+module_init(only_init);
+"""
+    system = boot(16, profile=SMALL, timeline=True)
+    system.load(c_module(el1, None, name="only_el1"))
+    symbols = [item for item in system.timeline.slices() if item.begin.category == "symbol"]
+    assert [item.begin.name for item in symbols][-1] == "kfree"
+    assert {(item.depth, item.is_closed) for item in symbols} == {(1, True)}
+
+
 def test_events_of_the_hypervisor_come_with_their_fields(built) -> None:
     cmdline = "hyp_event=vault_open,__hyp_printk,host_hcall"
     system = boot(16, [built()], cmdline, SMALL, timeline=True)

@@ -139,7 +139,7 @@ function coverageTable() {
     ['Executed', share, (f) => {
       const fill = el('i', { class: f.executed && f.executed < f.total ? 'some' : '' });
       fill.style.width = `${100 * share(f)}%`;
-      return [el('span', { class: 'bar', 'aria-hidden': 'true' }, fill), `${number(f.executed)} / ${number(f.total)}`];
+      return [el('span', { class: 'bar', 'aria-hidden': 'true' }, fill), el('span', { class: 'of' }, `${number(f.executed)} / ${number(f.total)}`)];
     }, true],
   ], data.coverage, 'No module has code at EL2.');
 }

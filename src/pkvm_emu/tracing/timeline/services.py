@@ -58,24 +58,26 @@ class ServiceListener:
             pc=self._engine.read("x30") - 4,
             before_step=True,
         )
-        if name in FIRMWARE_OPS and level is Level.EL2:
+        if self._is_firmware(service):
             # What follows is guest code, up to the return.
             self._timeline.end_at(self._engine.read("x30"))
 
     def ends(self, service: Service, result: ServiceResult) -> None:
         """A service has been performed."""
-        if service.name in FIRMWARE_OPS:
-            return
-        for level in (Level.EL2, Level.EL1):
-            row = self._timeline.row(level)
-            if row and row[-1].key == service.name:
-                self._timeline.end(level, _results(result))
-                return
+        level = Level.EL2 if service.el == 2 else Level.EL1
+        row = self._timeline.row(level)
+        if row and row[-1].key == service.name and not self._is_firmware(service):
+            self._timeline.end(level, _results(result))
+
+    @staticmethod
+    def _is_firmware(service: Service) -> bool:
+        # The kernel has a memset() too.
+        return service.el == 2 and service.name in FIRMWARE_OPS
 
     def _recorded(self, service: Service) -> tuple[Level, str | None, Parameters]:
         """Row and name of a service that is shown, and its parameters; no name for one of the emulator's own."""
         if service.el == 2:
-            if service.name in FIRMWARE_OPS:
+            if self._is_firmware(service):
                 names = _OF_FIRMWARE_OPS[service.name]
                 return Level.EL2, service.name, tuple((name, "u64") for name in names)
             if not service.name.startswith(_OP_PREFIX):
