@@ -30,7 +30,7 @@ PRINTS = {
     "[ 2 -gt 10 ] || [ a != b -a -n x ] && echo ok": "ok\n",
     "mkdir -p /tmp/a/b; echo x > /tmp/a/b/f; find /tmp/a -type f; find /tmp -name 'b*'": "/tmp/a/b/f\n/tmp/a/b\n",
     "mkdir -p /tmp/a/b; touch /tmp/a/b/f; rm /tmp/a/b/f; rm -r /tmp/a; ls /tmp": "",
-    "ls -l /dev/null; ls -ld /tmp": "crw-rw-rw-    1 0        0                0 Jan  1 00:00 /dev/null\n"
+    "ls -l /dev/null; ls -ld /tmp": "crw-rw-rw-    1 0        0           1,   3 Jan  1 00:00 /dev/null\n"
     "drwxrwxrwt    2 0        0                0 Jan  1 00:00 /tmp\n",
     "cat /proc/cmdline": "quiet knobs.level=3\n",
     "uname -r": "6.12.0-android16\n",

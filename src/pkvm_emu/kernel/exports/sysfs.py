@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from posixpath import relpath
 from typing import Any
 
 from pkvm_emu.abi.errno import EEXIST, ENOENT
@@ -202,7 +203,7 @@ def _link(kernel: Kernel, kobject: int, target: int, name: int, loud: bool) -> i
         if loud:
             kernel.log.write(f"sysfs: cannot create duplicate filename '{place.removeprefix('/sys')}/{label}'", level=4)
         return -EEXIST
-    directory.add(label, Symlink(goal))
+    directory.add(label, Symlink(relpath(goal, place)))
     return 0
 
 

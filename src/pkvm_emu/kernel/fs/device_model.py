@@ -6,6 +6,7 @@ and, with a device number, its node in ``/dev``.
 
 from __future__ import annotations
 
+from posixpath import relpath
 from typing import TYPE_CHECKING, NamedTuple
 
 from pkvm_emu.abi.errno import EEXIST, EINVAL, ENOMEM
@@ -180,8 +181,8 @@ class DeviceModel(State):
         if cls in self.classes:
             name = self.classes[cls].name
             link = f"/sys/class/{name}/{_sysfs_name(found.name)}"
-            fs.add(f"{path}/subsystem", Symlink(f"/sys/class/{name}"))
-            fs.add(link, Symlink(path))
+            fs.add(f"{path}/subsystem", Symlink(relpath(f"/sys/class/{name}", path)))
+            fs.add(link, Symlink(relpath(path, f"/sys/class/{name}")))
         fs.add(f"{path}/uevent", SysfsFile(lambda: self._uevent(device), lambda data: 0, 0o644))
         self.placed[device] = Placed("", link)
         result = self._add_groups(device)

@@ -27,6 +27,8 @@ class CharacterDevice(File):
 class Null(CharacterDevice):
     """Always at its end; takes everything."""
 
+    device = (1, 3)
+
     def read(self, handle: OpenFile, offset: int, size: int) -> bytes | int:
         return b""
 
@@ -38,6 +40,8 @@ class Null(CharacterDevice):
 class Zero(Null):
     """Endless zeros."""
 
+    device = (1, 5)
+
     def read(self, handle: OpenFile, offset: int, size: int) -> bytes | int:
         return bytes(size)
 
@@ -45,6 +49,8 @@ class Zero(Null):
 @node("/dev/full")
 class Full(Zero):
     """Endless zeros, and no room to write."""
+
+    device = (1, 7)
 
     def write(self, handle: OpenFile, offset: int, data: bytes) -> int:
         return -ENOSPC

@@ -49,6 +49,7 @@ class KernelMessages(CharacterDevice):
     """
 
     mode = 0o644
+    device = (1, 11)
 
     def open(self, handle: OpenFile) -> int:
         handle.data["next"] = 0

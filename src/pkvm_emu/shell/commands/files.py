@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pkvm_emu.kernel.fs import Directory, FsError, Node
+from pkvm_emu.kernel.fs import Directory, FsError, Node, Symlink
 from pkvm_emu.shell.command import CommandError, Context, command
 from pkvm_emu.shell.pattern import Piece, to_regex
 
@@ -25,7 +25,9 @@ def _long(node: Node, name: str) -> str:
     links = 1
     if isinstance(node, Directory):
         links = 2 + sum(isinstance(node.lookup(entry), Directory) for entry in node.entries())
-    return f"{mode_text(node)} {links:4} {0:<8} {0:<8} {node.size:9} {_DATE} {name}\n"
+    size = f"{node.size:9}" if node.device is None else f"{node.device[0]:4}, {node.device[1]:3}"
+    target = f" -> {node.target}" if isinstance(node, Symlink) else ""
+    return f"{mode_text(node)} {links:4} {0:<8} {0:<8} {size} {_DATE} {name}{target}\n"
 
 
 @command("ls", "[-ldaR1] [FILE...]", "list directories")
@@ -37,7 +39,7 @@ def ls(context: Context) -> int:
     status = 0
     for path in sorted(paths) or ["."]:
         try:
-            node = context.shell.fs.resolve(context.path(path))
+            node = context.shell.fs.resolve(context.path(path), follow="l" not in found)
         except FsError as error:
             status = context.error(f"{path}: {error.strerror}")
             continue
@@ -70,7 +72,7 @@ def _entries(directory: Directory, found: dict[str, str]) -> list[tuple[str, Nod
     return [*dots, *((name, node) for name, node in nodes if node is not None)]
 
 
-@command("find", "[PATH...] [-type d|f] [-name PATTERN] [-path PATTERN] [-maxdepth N]", "list files below directories")
+@command("find", "[PATH...] [-type d|f|c|l] [-name PATTERN] [-path PATTERN] [-maxdepth N]", "list files below directories")
 def find(context: Context) -> int:
     """Print every path below the given ones that passes all tests, directories before what is in them."""
     words = list(context.arguments)
@@ -101,7 +103,7 @@ def _find_tests(words: list[str]) -> dict[str, str]:
         if name not in tests or not words:
             raise CommandError(f"unrecognized: {option}")
         tests[name] = words.pop(0)
-    if not tests["maxdepth"].isdigit() or tests["type"] not in ("", "d", "f", "c"):
+    if not tests["maxdepth"].isdigit() or tests["type"] not in ("", "d", "f", "c", "l"):
         raise CommandError("bad argument to -maxdepth or -type")
     return tests
 
@@ -154,7 +156,7 @@ def rm(context: Context) -> int:
     for path in paths:
         full = context.path(path)
         try:
-            node = context.shell.fs.resolve(full)
+            node = context.shell.fs.resolve(full, follow=False)
             if isinstance(node, Directory):
                 if not {"r", "R"} & found.keys():
                     raise FsError(21, full)
