@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pkvm_emu.elf.module_file import ModuleFile
 
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 
@@ -18,6 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--android", metavar="N", help="generation: 14, 15, 16 (default: as the module was built)")
     parser.add_argument("--system", choices=("kbuild", "bazel"), help="which tree of a source directory to build")
+    parser.add_argument(
+        "--abi", metavar="N", help="only what breaks on another generation (14, 15, 16, all): ops by name and call site"
+    )
     parser.add_argument("--verbose", "-v", action="store_true", help="every call site instead of the first three")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -28,6 +36,8 @@ def execute(arguments: argparse.Namespace) -> int:
     from pkvm_emu.inspect.inspection import inspect_module
 
     files = [module.file for module in read_given_modules(arguments.modules, arguments.android, arguments.system)]
+    if arguments.abi is not None:
+        return _compare(files, arguments.abi, arguments.json)
     found = [inspect_module(file, files, arguments.android) for file in files]
     if arguments.json:
         import json
@@ -44,3 +54,25 @@ def execute(arguments: argparse.Namespace) -> int:
     sys.stdout.write("\n".join(reports))
     sys.stdout.flush()
     return 0
+
+
+def _compare(files: Sequence[ModuleFile], wanted: str, as_json: bool) -> int:
+    """Print what breaks on other generations; 1 where something does."""
+    from pkvm_emu.inspect.abi import abi_breaks
+    from pkvm_emu.testing.recipe import generations
+
+    found = [(file, android, abi_breaks(file, android or "")) for file in files for android in generations(wanted)]
+    if as_json:
+        import json
+
+        rows = [
+            {"module": file.name, "android": android, "breaks": [one.as_dict() for one in breaks]}
+            for file, android, breaks in found
+        ]
+        print(json.dumps({"abi": rows}, indent=2))
+    else:
+        for file, android, breaks in found:
+            print(f"{file.name} on {android}: {len(breaks) or 'no'} ABI breaks")
+            for one in breaks:
+                print(f"  {one}")
+    return int(any(breaks for _, _, breaks in found))

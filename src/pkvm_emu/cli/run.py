@@ -29,7 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="a .ko, a source directory, two objects, or the name of a module in the initramfs; name=value sets a parameter",
     )
-    parser.add_argument("--android", metavar="N", help="generation: 14, 15, 16 (default: as the module was built)")
+    parser.add_argument(
+        "--android", metavar="N", help="generation: 14, 15, 16 (default: as the module was built); all: each in turn"
+    )
     parser.add_argument("--system", choices=("kbuild", "bazel"), help="which tree of a source directory to build")
     parser.add_argument("--cmdline", metavar="TEXT", default="", help="kernel command line")
     parser.add_argument(
@@ -50,7 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols"
     )
     parser.add_argument(
-        "--stub-missing", action="store_true", help="link symbols of absent modules (depends=) to stubs that stop the run"
+        "--stub-missing",
+        action="store_true",
+        help="link symbols of absent modules (depends=) to stubs that stop the run",
     )
     add_boot_options(parser)
     parser.add_argument(
@@ -108,10 +112,15 @@ def execute(arguments: argparse.Namespace) -> int:
         cpus=arguments.smp,
         el3=arguments.el3,
     )
+    everywhere = arguments.android == "all"
+    if everywhere:
+        arguments.android = None
     plan = read_boot_plan(arguments, arguments.modules, arguments.system)
     files = plan.protected_files or plan.files
     profile = choose_profile(profile, files)
     refuse_nothing_to_run(plan)
+    if everywhere:
+        return _run_everywhere(arguments, plan, profile, calls)
     if arguments.sweep:
         return check_options.run_sweep(
             lambda: _make(arguments, plan, profile), lambda system: _play(system, plan, calls), arguments.json
@@ -139,6 +148,24 @@ def execute(arguments: argparse.Namespace) -> int:
     if failure is not None:
         raise failure
     return _exit_code(system, report)
+
+
+def _run_everywhere(
+    arguments: argparse.Namespace, plan: BootPlan, profile: MachineProfile, calls: Sequence[tuple[str, list[int]]]
+) -> int:
+    from dataclasses import replace
+
+    from pkvm_emu.abi.generation import generation
+    from pkvm_emu.boot_flow import run_plan
+    from pkvm_emu.cli.every_generation import run_everywhere
+
+    def make(android: str) -> System:
+        return _make(arguments, replace(plan, generation=generation(android)), profile)
+
+    def boot(system: System) -> None:
+        run_plan(system, replace(plan, generation=system.generation))
+
+    return run_everywhere(plan.protected_files or plan.files, make, boot, calls, arguments)
 
 
 def _make(arguments: argparse.Namespace, plan: BootPlan, profile: MachineProfile) -> System:
