@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 import pkvm_emu
+from pkvm_emu.elf.module_file import ModuleFile
+from pkvm_emu.errors import ModuleError
 from pkvm_emu.kernel.modules import ModuleLoadError
 from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.system import System
@@ -117,3 +121,28 @@ def test_reading_and_writing_as_the_files_do(system: System, c_module) -> None:
     assert parameters.get(found["only_set"]) == -1
     assert parameters.set(found["number"], "twelve") == -22
     assert parameters.get(found["number"]) == "12\n"
+
+
+PARAMETERS_OF_A_BROKEN_TABLE = """
+#include <linux/moduleparam.h>
+int __kvm_nvhe_hyp_init(const struct pkvm_module_ops *ops);
+static unsigned long token;
+static int level;
+module_param(level, int, 0);
+static int __init probe_init(void) { return pkvm_load_el2_module(__kvm_nvhe_hyp_init, &token); }
+module_init(probe_init);
+"""
+
+
+def test_a_parameter_without_a_name_in_memory_is_refused(c_module) -> None:
+    """A ``__param`` table whose relocations are missing: the kernel would read its names at NULL."""
+    data = c_module(PARAMETERS_OF_A_BROKEN_TABLE).read_bytes()
+    headers, count, names = struct.unpack_from("<Q", data, 40)[0], *struct.unpack_from("<HH", data, 60)
+    strings = struct.unpack_from("<Q", data, headers + 64 * names + 24)[0]
+    broken = bytearray(data)
+    for header in range(headers, headers + 64 * count, 64):
+        name = strings + struct.unpack_from("<I", data, header)[0]
+        if data.startswith(b".rela__param\0", name):
+            struct.pack_into("<I", broken, header + 4, 1)
+    with pytest.raises(ModuleError, match=r"parameter 0 of __param has its name at 0x0"):
+        pkvm_emu.boot(modules=[ModuleFile.parse(bytes(broken), "broken.ko")])

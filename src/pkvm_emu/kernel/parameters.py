@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pkvm_emu.elf.elements import printable
+from pkvm_emu.errors import ModuleError
+from pkvm_emu.kernel.vsprintf_env import GuestFault
+
 if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
     from pkvm_emu.kernel.modules import LoadedModule
@@ -42,7 +46,11 @@ class ModuleParameters:
         self._kernel = kernel
 
     def of(self, module: LoadedModule) -> list[ModuleParameter]:
-        """The parameters of ``module``, in table order."""
+        """The parameters of ``module``, in table order.
+
+        Raises:
+            ModuleError: an entry has no name in memory (a table without its relocations, for one).
+        """
         section = module.file.section("__param")
         if section is None or section.index not in module.layout.placements:
             return []
@@ -50,7 +58,15 @@ class ModuleParameters:
         start = module.layout.placements[section.index]
         found = []
         for address in range(start, start + section.size // _ENTRY_SIZE * _ENTRY_SIZE, _ENTRY_SIZE):
-            name = memory.read_cstr(memory.read_u64(address + _NAME)).decode("latin-1")
+            name_at = memory.read_u64(address + _NAME)
+            try:
+                name = printable(memory.read_cstr(name_at).decode("latin-1"))
+            except GuestFault as fault:
+                number = (address - start) // _ENTRY_SIZE
+                raise ModuleError(
+                    f"{module.name}: parameter {number} of __param has its name at {name_at:#x}, where no memory is; a device "
+                    f"oopses here"
+                ) from fault
             mode = memory.read_u32(address + _PERM) & 0xFFFF
             short = name.removeprefix(f"{module.name}.")
             found.append(ModuleParameter(module.name, short, address, mode, memory.read_u64(address + _OPS)))

@@ -29,8 +29,8 @@ class GuestFault(ModuleError):
         self.conversion = conversion
 
     def __str__(self) -> str:
-        where = f"conversion {self.conversion}" if self.conversion else "printf"
-        return f"{where}: {self.size} bytes at {self.va:#x} are not mapped; a device oopses here, check its argument"
+        fact = f"{self.size} bytes at {self.va:#x} are not mapped; a device oopses here"
+        return f"conversion {self.conversion}: {fact}, check its argument" if self.conversion else fact
 
 
 class DeviceNode(Protocol):
