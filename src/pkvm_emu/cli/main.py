@@ -16,6 +16,7 @@ from pkvm_emu.errors import PkvmEmuError
 COMMANDS = (
     ("run", "pkvm_emu.cli.run", "boot with a module, call its hypercalls, print what happened"),
     ("shell", "pkvm_emu.cli.shell", "boot with modules and type at the system: files, modules, hypercalls, dmesg"),
+    ("gdb", "pkvm_emu.cli.gdb", "boot to a point and serve gdb or lldb there, at EL1 and EL2"),
     ("inspect", "pkvm_emu.cli.inspect", "show what a module binary is, calls and needs, without running it"),
     ("test", "pkvm_emu.cli.test", "run declarative cases (*.pkvm.toml): what to boot, do, and expect"),
     ("build", "pkvm_emu.cli.build", "build a module's sources (Makefile or DDK tree) into a .ko"),

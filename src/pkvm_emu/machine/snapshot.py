@@ -45,14 +45,18 @@ class SnapshotTree:
         #: Called before a snapshot is taken (True) and after one is restored (False).
         self.on_snapshot: Callable[[bool], None] | None = None
 
-    def take(self) -> Snapshot:
+    def take(self, inside: bool = False) -> Snapshot:
         """Save everything; the result is the base from now on.
+
+        Args:
+            inside: in the midst of a run, where the engine stands still. The caller sees to it that the snapshot is restored only
+                while the Python functions of this moment are on the stack.
 
         Raises:
             EmulatorError: guest code is running (a service that calls the guest is live).
         """
         machine = self._machine
-        if machine.core.depth:
+        if machine.core.depth and not inside:
             raise EmulatorError("a snapshot cannot be taken while a service runs guest code: take it between calls")
         if self.on_snapshot is not None:
             self.on_snapshot(True)
@@ -76,11 +80,11 @@ class SnapshotTree:
         # The private pages went back to the file: what the engine cached of them is still right, by content.
         return self.base
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Bring everything back to ``snapshot``."""
+    def restore(self, snapshot: Snapshot, inside: bool = False) -> None:
+        """Bring everything back to ``snapshot``; ``inside`` as for :meth:`take`."""
         machine = self._machine
         core = machine.core
-        if core.depth:
+        if core.depth and not inside:
             raise EmulatorError("a snapshot cannot be restored while a service runs guest code")
         engine = machine.engine
         # Cached translations stay right where nothing touched them: walking anew costs more than all the rest.

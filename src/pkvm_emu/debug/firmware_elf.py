@@ -1,0 +1,133 @@
+"""The emulated hypervisor and kernel as ELF files: their firmware, the ops, the stubs of kernel functions."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from pkvm_emu.arch.insn import ERET, RET, branch_target, is_b, is_bl, is_brk, is_svc
+from pkvm_emu.debug.cfi import FrameTable
+from pkvm_emu.debug.elfimage import ImageSection, ImageSymbol, code_section, write_elf
+from pkvm_emu.debug.firmware_frames import el1_frames, el2_frames
+from pkvm_emu.elf.elements import SHF_ALLOC, SHF_WRITE, SHT_NOBITS, STT_OBJECT
+from pkvm_emu.firmware import image as firmware
+from pkvm_emu.kernel import layout
+
+if TYPE_CHECKING:
+    from pkvm_emu.firmware.image import FirmwareImage
+    from pkvm_emu.system import System
+
+OP_PREFIX = "pkvm_ops_"
+_RETURN = "return_to_python"
+_LEAD = 4
+#: What a return address in Python is called (return addresses are looked up by the byte before them, so the symbol
+#: begins early), and what is the end of every backtrace.
+PYTHON, OUTERMOST = "called_from_python", "pkvm_emu"
+_STUB_CODE = 12
+_VECTORS_SIZE = 0x800
+
+
+def hypervisor_elf(system: System) -> bytes:
+    """The EL2 firmware with its unwind rules, and a symbol ``pkvm_ops_<name>`` for each op."""
+    image, base = firmware.load("el2"), system.hyp.entry("hyp_vectors")
+    frames = FrameTable()
+    el2_frames(frames, base, image.code, image.symbols)
+    ops = system.hyp.ops
+    low = min(ops.stubs.values()) - 4
+    high = max(ops.stubs.values()) + _STUB_CODE
+    code = system.machine.ram.read(system.hyp.stage1.pa_of(low), high - low)
+    data_size = len(image.code) - image.text_size
+    sections = [
+        code_section(".text", base, image.code[: image.text_size]),
+        ImageSection(".data", b"", base + image.text_size, data_size, SHF_ALLOC | SHF_WRITE, SHT_NOBITS),
+        code_section(".ops", low, code),
+        _frame_section(frames),
+    ]
+    symbols = _firmware_symbols(image, base)
+    for name, address in ops.stubs.items():
+        symbols.append(ImageSymbol(OP_PREFIX + name, address, _STUB_CODE))
+        frames.add(address, _STUB_CODE, [])
+    symbols.append(ImageSymbol("pkvm_module_ops", ops.address, 4096, STT_OBJECT))
+    sections[-1] = _frame_section(frames)
+    return write_elf(sections, symbols)
+
+
+def kernel_elf(system: System) -> bytes:
+    """The EL1 firmware with its unwind rules, and the kernel's symbols that modules have been linked to."""
+    image, base = firmware.load("el1"), system.kernel.entry("el1_vectors")
+    frames = FrameTable()
+    el1_frames(frames, base, image.code, image.symbols)
+    symbols = _firmware_symbols(image, base)
+    kernel = system.kernel.symbols
+    start = base - image.symbols["el1_vectors"] - layout.IMAGE_TEXT
+    stubs, data = start + layout.IMAGE_STUBS, start + layout.IMAGE_DATA
+    for name, address in kernel.addresses.items():
+        is_code = stubs <= address < stubs + layout.IMAGE_STUBS_SIZE
+        size = kernel.sizes.get(name, 8)
+        if is_code:
+            frames.add(address, size, [])
+        symbols.append(ImageSymbol(name, address, size) if is_code else ImageSymbol(name, address, size, STT_OBJECT))
+    sections = [
+        code_section(".text", base, image.code),
+        code_section(".stubs", stubs, b""),
+        ImageSection(".data", b"", data, layout.IMAGE_DATA_SIZE, SHF_ALLOC | SHF_WRITE, SHT_NOBITS),
+        _frame_section(frames),
+    ]
+    used = kernel.next_stub - stubs
+    if used:
+        code = system.machine.ram.read(system.kernel.memory.to_pa(stubs), used)
+        sections[1] = code_section(".stubs", stubs, code)
+    else:
+        del sections[1]
+    return write_elf(sections, symbols)
+
+
+def function_labels(image: FirmwareImage) -> set[str]:
+    """The labels that begin functions: what is called or jumped to from elsewhere, or follows the end of other code."""
+    words = [int.from_bytes(image.code[at : at + 4], "little") for at in range(0, image.text_size, 4)]
+    # An image begins with its vectors, which reach everything else by branches.
+    ends = [0, _VECTORS_SIZE] + [4 * index + 4 for index, word in enumerate(words) if word in (RET, ERET)]
+    called: set[int] = set()
+    local: set[int] = set()
+    for index, word in enumerate(words):
+        target = branch_target(word, 4 * index)
+        if target is not None:
+            is_near = bisect_right(ends, target) == bisect_right(ends, 4 * index)
+            (local if is_near and not is_bl(word) else called).add(target)
+    found = set()
+    for name, offset in image.symbols.items():
+        before = words[offset // 4 - 1] if 0 < offset < image.text_size else RET
+        follows_end = (
+            before in (RET, ERET, 0) or is_b(before) or is_brk(before) is not None or is_svc(before) is not None
+        )
+        if offset in called or offset in ends or (follows_end and offset not in local) or name == _RETURN:
+            found.add(name)
+    return found
+
+
+def _frame_section(frames: FrameTable) -> ImageSection:
+    return ImageSection(".debug_frame", bytes(frames.data), size=len(frames.data), align=8)
+
+
+def _firmware_symbols(image: FirmwareImage, base: int) -> list[ImageSymbol]:
+    """Labels as functions (code) or objects (data), each up to the next."""
+    functions = function_labels(image)
+    ordered = sorted(
+        (offset, name)
+        for name, offset in image.symbols.items()
+        if not name.endswith("_end") and (offset >= image.text_size or name in functions)
+    )
+    symbols = []
+    for position, (offset, name) in enumerate(ordered):
+        end = ordered[position + 1][0] if position + 1 < len(ordered) else len(image.code)
+        if end == image.symbols.get(_RETURN):
+            end -= _LEAD
+        size = end - offset
+        if offset >= image.text_size:
+            symbols.append(ImageSymbol(name, base + offset, size, STT_OBJECT))
+        elif name == _RETURN:
+            symbols.append(ImageSymbol(PYTHON, base + offset - _LEAD, 4 + _LEAD))
+            symbols.append(ImageSymbol(OUTERMOST, base + offset + 4, 4))
+        else:
+            symbols.append(ImageSymbol(name, base + offset, size))
+    return symbols

@@ -1,0 +1,7 @@
+"""The commands of the GDB remote protocol, one function each, found by the decorator :func:`packet`."""
+
+from __future__ import annotations
+
+from pkvm_emu.debug.packets import files, lldb, memory, queries, registers, running, xfer
+
+__all__ = ["files", "lldb", "memory", "queries", "registers", "running", "xfer"]
