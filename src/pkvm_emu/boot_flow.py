@@ -30,6 +30,7 @@ def run_plan(system: System, plan: BootPlan, deprivilege: bool = True) -> None:
     """
     kernel, line = system.kernel, system.kernel.command_line
     system.set_up_board(plan.protected_files if plan.image is not None else plan.files, plan.dtb)
+    system.boot_report.notes.extend(plan.notes)
     _open_store(system, plan)
     _announce_bootconfig(system, plan)
     announce.start(kernel)
@@ -67,10 +68,14 @@ def _open_store(system: System, plan: BootPlan) -> None:
         if file not in board.modules:
             system.set_up_board([file])
 
+    def tell(text: str) -> None:
+        if text not in system.boot_report.notes:
+            system.boot_report.notes.append(text)
+
     store.given = {file.name.replace("-", "_"): file for file in plan.files}
     store.parameters = {name.replace("-", "_"): given for name, given in plan.parameters.items()}
     store.prepare = prepare
-    store.told = system.boot_report.notes.append
+    store.told = tell
     if plan.image is None:
         return
     from pkvm_emu.kernel.initramfs.files import BootImageFiles

@@ -11,7 +11,7 @@ from pkvm_emu.abi.generation import Generation
 from pkvm_emu.choose import choose_generation
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.errors import UsageError
-from pkvm_emu.kernel.command_line import CommandLine
+from pkvm_emu.kernel.command_line import MAX_LENGTH, CommandLine
 from pkvm_emu.kernel.devicetree.tree import TreeNode
 from pkvm_emu.kernel.module_order import loading_order
 
@@ -37,6 +37,7 @@ class BootPlan:
         parameters: further module parameters by module name.
         load_modules: load the ordinary modules of ``modules.load`` after deprivilege.
         boot_line: the part of the command line that the boot loader passes.
+        notes: lines for the report.
     """
 
     generation: Generation
@@ -48,6 +49,7 @@ class BootPlan:
     parameters: Mapping[str, Sequence[tuple[str, str | None]]] = field(default_factory=dict)
     load_modules: bool = False
     boot_line: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def uses_bootconfig(self) -> bool:
@@ -128,6 +130,12 @@ def plan_boot(
     """
     tree, bootargs = _device_tree(image, dtb)
     boot_line = " ".join(part for part in (bootargs, image.command_line if image else "", cmdline) if part)
+    notes = []
+    if image is not None and len(boot_line.encode()) >= MAX_LENGTH:
+        notes.append(
+            f"the command line ({len(boot_line.encode())} bytes) is cut at {MAX_LENGTH - 1}, as the kernel does it"
+        )
+        boot_line = boot_line.encode()[: MAX_LENGTH - 1].decode("utf-8", "ignore")
     line = CommandLine(boot_line)
     files = loading_order(files)
     if _PROTECTED in CommandLine(cmdline):
@@ -146,6 +154,7 @@ def plan_boot(
         parameters or {},
         load_modules,
         boot_line,
+        notes,
     )
     config = image.bootconfig if image is not None else None
     if config is not None and plan.uses_bootconfig:

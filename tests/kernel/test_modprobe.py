@@ -11,9 +11,12 @@ import pytest
 import pkvm_emu
 from boot_images import bootconfig_trailer, cpio, lz4_legacy, vendor_boot
 from pkvm_emu.errors import ModuleError, UsageError
+from pkvm_emu.kernel import registry
 from pkvm_emu.kernel.devicetree.blob import to_blob
 from pkvm_emu.kernel.devicetree.tree import TreeNode
+from pkvm_emu.kernel.firmware_memory import clear_firmware_memory
 from pkvm_emu.kernel.modules import ModuleLoadError
+from pkvm_emu.kernel.symbols import UnservedSymbol
 from pkvm_emu.system import System
 
 GENERATIONS = pytest.mark.parametrize("generation", ["14", "15", "16"])
@@ -180,7 +183,19 @@ def test_the_blocklist_counts_for_modules_load_and_not_for_protected_modules(mak
     )
     system = pkvm_emu.boot("16", ["a"], initramfs=image, load_modules=True)
     assert list(system.modules) == ["a"]
-    assert [(o.name, o.status, o.step) for o in system.boot_report.ordinary] == [("b", "failed", "blocklist")]
+    assert [(o.name, o.status, o.reason) for o in system.boot_report.ordinary] == [
+        ("a", "skipped", "modules.blocklist names it"),
+        ("b", "skipped", "modules.blocklist names it"),
+    ]
+
+
+def test_a_blocked_dependency_fails_its_user(make, tmp_path: Path) -> None:
+    image = initramfs(
+        tmp_path, {"a": make("a"), "b": make("b")}, dep="a.ko: b.ko\nb.ko:\n", blocklist="blocklist b\n", load="a.ko\n"
+    )
+    system = pkvm_emu.boot("16", initramfs=image, load_modules=True)
+    (outcome,) = system.boot_report.ordinary
+    assert (outcome.status, outcome.module, outcome.step) == ("failed", "b", "blocklist")
 
 
 def test_the_kernels_own_blacklist_counts_always(make, tmp_path: Path) -> None:
@@ -354,6 +369,18 @@ def test_the_firmware_that_a_tree_names_is_overwritten(make, tmp_path: Path) -> 
     for board, cleared in ((root, True), (plain, False)):
         system = pkvm_emu.boot("16", ["bad"], "bad.result=-5", initramfs=image, dtb=board)
         assert ("Clearing pKVM firmware memory" in lines(system)) == cleared
+        ram = system.machine.ram
+        ram.write(0x47FF_FFF0, b"x" * 0x2020)
+        clear_firmware_memory(system.kernel)
+        kept = 0x20 if cleared else 0x2020
+        assert ram.read(0x47FF_FFF0, 0x2020).count(b"x") == kept
+
+
+def test_a_command_line_that_is_too_long_is_cut(tmp_path: Path) -> None:
+    image = image_with(tmp_path, {}, cmdline="a=" + "x" * 2000, dtb=tree("", "b=" + "y" * 500))
+    system = pkvm_emu.boot("16", initramfs=image)
+    assert len(str(system.kernel.command_line)) == 2047
+    assert list(system.boot_report.notes) == ["the command line (2505 bytes) is cut at 2047, as the kernel does it"]
 
 
 # Files
@@ -376,3 +403,31 @@ def test_sysfs_and_procfs_say_who_uses_a_module(pair) -> None:
     assert fs.read("/sys/module/giver/holders/taker/refcnt") == "0\n"
     assert list(fs.list("/sys/module/taker/holders")) == []
     assert fs.read("/proc/modules").splitlines()[1].split()[2:5] == ["1", "taker,", "Live"]
+
+
+# Python in place of a module of the image
+
+
+def test_a_dependency_that_cannot_run_is_left_out_where_python_serves_it(c_module: Make, tmp_path: Path) -> None:
+    source = HUNGRY + "int stood_in(void);\nint stood_in(void) { return 1; }\nEXPORT_SYMBOL(stood_in);\n"
+    hungry = c_module(source, None, name="hungry")
+    use = PLAIN.replace('"value is %d\\n", value', '"stood in: %d\\n", stood_in()').replace(
+        "static int v", "int stood_in(void);\nstatic int v", 1
+    )
+    user = c_module(use, None, name="user", symbols=(hungry,))
+    image = initramfs(
+        tmp_path, {"hungry": hungry.read_bytes(), "user": user.read_bytes()}, dep="user.ko: hungry.ko\nhungry.ko:\n"
+    )
+    registry.kernel_symbol("stood_in", companion="hungry")(lambda kernel: 5)
+    try:
+        system = pkvm_emu.boot("16", ["user"], initramfs=image)
+    finally:
+        del registry.FUNCTIONS["stood_in"]
+    assert "user: stood in: 5" in lines(system)
+    assert list(system.modules) == ["user"]
+    assert list(system.boot_report.notes) == [
+        "hungry is left out: it needs nobody_serves_this, which nothing serves; what is used of it is served from Python"
+    ]
+    # Without Python in its place it is loaded, and stops where it calls what is not there.
+    with pytest.raises(UnservedSymbol, match=r"calls nobody_serves_this\(\)"):
+        pkvm_emu.boot("16", ["user"], initramfs=image)

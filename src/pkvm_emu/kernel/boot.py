@@ -20,7 +20,7 @@ _MODPROBE_FAILED = 256
 
 @dataclass(frozen=True, slots=True)
 class ModuleOutcome:
-    """What became of one module: ``loaded``, ``failed`` or ``skipped`` (after a failure), and why.
+    """What became of one module: ``loaded``, ``failed`` or ``skipped`` (after a failure, or by a blocklist), and why.
 
     Attributes:
         name: the module that was asked for.
@@ -99,8 +99,11 @@ def load_ordinary_modules(kernel: Kernel, modprobe: Modprobe, report: BootReport
     def load(name: str) -> None:
         modprobe.load(name, blocklist=True, careful=True)
 
-    for name in modprobe.directory.load_list if modprobe.directory is not None else ():
-        if name not in kernel.loader.modules:
+    directory = modprobe.directory
+    for name in directory.load_list if directory is not None else ():
+        if directory is not None and name in directory.blocklist:
+            report.ordinary.append(ModuleOutcome(name, "skipped", "modules.blocklist names it"))
+        elif name not in kernel.loader.modules:
             _load(kernel, name, load, report.ordinary)
 
 

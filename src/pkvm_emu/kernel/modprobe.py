@@ -245,8 +245,8 @@ class _Run:
         missing = self._store.unserved(other)
         if missing:
             self._store.told(
-                f"{other.name} is left out: it needs {_listed(missing)}, which nothing serves; what {file.name} uses of it "
-                "is served from Python"
+                f"{other.name} is left out: it needs {_listed(missing)}, which nothing serves; what is used of it is served "
+                "from Python"
             )
         return bool(missing)
 
