@@ -169,6 +169,8 @@ def test_tables_have_a_row_for_each_thing_and_sort(shown) -> None:
     assert shown.run("document.querySelector('#traps th').getAttribute('aria-sort')") == "ascending"
     assert shown.texts("#functions tbody th code")[-1] == "pkvm_events_hyp_init"
     assert "5 / 5" in shown.texts("#functions tbody tr:last-child td")
+    assert shown.texts("#modules tbody th") == ["pkvm_events"]
+    assert "128 pkvm_events_hyp_open" in shown.texts("#modules tbody code")
     assert NASTY in shown.texts("#dmesg td")
     assert shown.run("window.broken") is None
 
@@ -242,12 +244,12 @@ def test_the_slider_goes_through_the_changes_of_ownership(shown, system: System)
 def test_the_list_draws_what_is_in_view_and_filters(shown, system: System) -> None:
     total = len(system.timeline.slices())
     assert shown.texts("#record-count") == [f"{total:,} records"]
-    assert len(shown.texts("#list .line")) < 60
+    assert len(shown.texts("#list .space .line")) < 60
     shown.run(
         "(() => { const f = document.getElementById('filter'); f.value = 'vault_open'; f.dispatchEvent(new Event('input')); })()"
     )
-    assert shown.texts("#list .name") == ["vault_open"] * 8
-    shown.run("document.querySelector('#list .line').click()")
+    assert shown.texts("#list .space .name") == ["vault_open"] * 8
+    shown.run("document.querySelector('#list .space .line').click()")
     assert shown.texts("#detail h3") == ["vault_opentrace event"]
 
 

@@ -8,6 +8,7 @@ import pytest
 from trace_format import violations
 
 from pkvm_emu.errors import UsageError
+from pkvm_emu.hyp.ownership_map import kind_from_words, stretches
 from pkvm_emu.hyp.panic import HypPanic
 from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.system import System, boot
@@ -367,6 +368,30 @@ def test_page_counts_follow_the_transitions(recorded) -> None:
     last = {kind.name: pages for kind, pages in moments[-1][1].items() if pages}
     before = {kind.name: pages for kind, pages in moments[-2][1].items() if pages}
     assert last["HYP"] == before["HYP"] + 1
+
+
+def test_transitions_before_the_recording_are_read_from_their_words(module) -> None:
+    system = boot(16, [module], profile=SMALL)
+    system.hyp.ownership.host_share_hyp(PAGE >> 12)
+    system.hyp.ownership.host_unshare_hyp(PAGE >> 12)
+    system.record_timeline()
+    kinds = [change.kind.name for change in system.timeline.page_changes if change.event.pfn == PAGE >> 12]
+    assert kinds == ["SHARED", "HOST"]
+
+
+def test_words_and_tables_agree_about_what_pages_are(recorded) -> None:
+    recorded.call("hyp_call", 1, PAGE >> 12)
+    vm = recorded.create_vm()
+    vm.donate(PAGE + 0x1000, 0x8000_0000)
+    vm.share(0x8000_0000)
+    vm.host_share(PAGE + 0x2000, 0x8000_1000)
+    recorded.hyp.ownership.host_share_hyp((PAGE >> 12) + 3)
+    told = {change.event.pfn: change for change in recorded.timeline.page_changes}
+    assert len({change.kind for change in told.values()}) > 4
+    for change in told.values():
+        assert kind_from_words(change.event.after) in (change.kind, None)
+        shown = stretches(recorded.hyp.ownership, change.event.pfn << 12, (change.event.pfn + 1) << 12)
+        assert [stretch.kind for stretch in shown] == [change.kind]
 
 
 def test_a_module_that_fails_is_recorded_up_to_its_end(c_module) -> None:

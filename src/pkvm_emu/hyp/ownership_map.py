@@ -47,6 +47,29 @@ class PageKind(Enum):
         self.text = text
 
 
+#: What the log of transitions says that pages became, by how it begins; the rest leaves them as they are.
+_AFTER = (
+    ("OWNED by HOST, used for DMA", PageKind.DMA),
+    ("OWNED by HOST", PageKind.HOST),
+    ("mapped for HOST", PageKind.HOST),
+    ("OWNED by HYP", PageKind.HYP),
+    ("SHARED with HYP", PageKind.SHARED),
+    ("OWNED by GUEST", PageKind.GUEST),
+    ("MMIO of GUEST", PageKind.GUEST),
+    ("SHARED with GUEST", PageKind.HOST_GUEST),
+    ("SHARED by GUEST", PageKind.GUEST_SHARED),
+    ("SHARED_OWNED (FF-A)", PageKind.SECURE_SHARED),
+    ("OWNED (FF-A)", PageKind.HOST),
+    ("PROTECTED", PageKind.PROTECTED),
+    ("host permission", PageKind.MODULE),
+)
+
+
+def kind_from_words(after: str) -> PageKind | None:
+    """The kind of pages that a transition of the past left, by its words; None where it changed no owner."""
+    return next((kind for words, kind in _AFTER if after.startswith(words)), None)
+
+
 class Stretch(NamedTuple):
     """``size`` bytes of pages from physical address ``start`` that are of one kind."""
 

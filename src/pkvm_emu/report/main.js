@@ -2,6 +2,7 @@
 head();
 costTables();
 coverageTable();
+bootTable();
 logTable();
 timeline();
 memory();

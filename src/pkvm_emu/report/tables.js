@@ -103,6 +103,23 @@ function costTables() {
   }
 }
 
+function bootTable() {
+  const boot = data.boot, byName = new Map(data.modules.map((module) => [module.name, module]));
+  const rows = boot.outcomes.map((outcome) => ({ ...outcome, ...byName.get(outcome.name), status: outcome.status }));
+  const known = new Set(rows.map((row) => row.name));
+  rows.push(...data.modules.filter((module) => !known.has(module.name)).map((module) => ({ ...module, reason: '' })));
+  byId('boot-note').textContent = `The host is ${boot.deprivileged ? '' : 'not '}deprivileged${boot.deprivileged
+    ? `, and the system is ${boot.secure ? 'secure' : 'insecure: protected VMs are refused'}` : ''}.${boot.failure ? ` It ended: ${boot.failure}` : ''}`;
+  table(byId('modules'), [
+    ['Module', (row) => row.name, (row) => el('code', {}, row.name)],
+    ['Status', (row) => row.status, (row) => (row.status === 'loaded' || row.status === 'live' ? row.status : el('span', { class: 'refused' }, row.status))],
+    ['Token', (row) => row.token ?? '', (row) => el('code', {}, row.token ?? '')],
+    ['Hypercalls', (row) => Object.keys(row.hypercalls ?? {}).length,
+      (row) => Object.entries(row.hypercalls ?? {}).map(([name, id]) => el('div', {}, el('code', {}, `${id} ${name}`)))],
+    ...(rows.some((row) => row.reason) ? [['Reason', (row) => row.reason]] : []),
+  ], rows, 'No module was loaded.');
+}
+
 // Line numbers in a row as ranges: 3-5, 8.
 function ranges(lines) {
   const found = [];
@@ -161,7 +178,6 @@ function recordList() {
   const apply = () => {
     const wanted = byId('filter').value.trim().toLowerCase();
     shown = [];
-    // The row of the caller tells the same as that of EL2.
     for (let i = 0; i < count; i++) if (!wanted || wordsOf(i).includes(wanted)) shown.push(i);
     space.style.height = `${shown.length * LINE}px`;
     byId('record-count').textContent = shown.length === count ? plural(count, 'record') : `${number(shown.length)} of ${plural(count, 'record')}`;
@@ -176,7 +192,7 @@ function recordList() {
       const values = [...given(i), ...results(i).map(([key, value]) => [`→ ${key}`, value])].map(([key, value]) => `${key}=${value}`).join('  ');
       const line = el('div', { class: i === selected ? 'line on' : 'line', role: 'row', 'aria-rowindex': at + 1 },
         el('span', { class: 't', role: 'cell' }, moment(S.start[i])),
-        el('span', { class: 'k', role: 'cell' }, swatch(palette[category(i)], SHAPES[category(i)]), ` ${WORDS[category(i)]}`),
+        el('span', { class: 'k', role: 'cell' }, swatch(palette[category(i)], SHAPES[category(i)]), WORDS[category(i)]),
         el('span', { class: 'w', role: 'cell' }, rowTitle(i).replace('CPU ', '')),
         el('span', { class: 'name', role: 'cell', title: name(i) }, name(i)),
         el('span', { class: 'a', role: 'cell' }, values));

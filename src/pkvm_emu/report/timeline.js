@@ -5,8 +5,8 @@ function timeline() {
   const chart = byId('chart'), canvas = byId('canvas'), overview = byId('overview'), tip = byId('tip');
   const rows = data.timeline.rows.map((row) => ({ ...row, depth: 0, lanes: [] }));
   const axes = {
-    time: { start: S.start, length: S.length, label: (value) => duration(Math.round(value)) },
-    order: { start: S.order, length: S.span, label: (value) => `#${number(Math.round(value))}` },
+    time: { start: S.start, length: S.length, label: (value) => duration(Math.round(value) + 0) },
+    order: { start: S.order, length: S.span, label: (value) => `#${number(Math.round(value) + 0)}` },
   };
   // Slices of a lane come one after the other, so that the visible ones are found by bisection. Instants have lanes of their own.
   for (let i = 0; i < count; i++) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pkvm_emu.hyp.ownership_map import kind_of
+from pkvm_emu.hyp.ownership_map import kind_from_words, kind_of
 from pkvm_emu.hyp.trace_buffer import TraceBuffers
 from pkvm_emu.kernel.tracing.events import TraceEventTable
 from pkvm_emu.kernel.tracing.reader import Entry
@@ -42,7 +42,9 @@ class Recording(TrapListener):
         system.machine.snapshots.on_snapshot = self._snapshot
         self._pages = system.hyp.ownership
         for event in self._pages.events:
-            self._note_page_change(event)
+            kind = kind_from_words(event.after)
+            if kind is not None:
+                timeline.page_changes.append(PageChange(timeline.last_ns, event, kind))
         self._pages.listen(self._page)
         system.hyp.part(TraceBuffers).listen(self._entry)
         for module in system.modules.values():
