@@ -114,6 +114,20 @@ class FfaReturn(IntEnum):
     NO_DATA = -9
 
 
+Response = tuple[int, int, int, int]
+"""x0 to x3 after a call."""
+
+
+def success(prop: int = 0) -> Response:
+    """FFA_SUCCESS with a value in x2."""
+    return Ffa.SUCCESS.smc32, 0, prop, 0
+
+
+def failure(code: int) -> Response:
+    """FFA_ERROR with a code in x2, sign-extended to 64 bits."""
+    return Ffa.ERROR.smc32, 0, code & (1 << 64) - 1, 0
+
+
 VERSION_1_0, VERSION_1_1 = 0x1_0000, 0x1_0001
 HOST_ID = 0
 """The endpoint id of the non-secure physical instance."""

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.ffa import FFA_RULES, UNSUPPORTED, FfaRules
 from pkvm_emu.arch import ffa
-from pkvm_emu.arch.ffa import HOST_ID, PAGE_SIZE, Ffa, FfaReturn
+from pkvm_emu.arch.ffa import HOST_ID, PAGE_SIZE, Ffa, FfaReturn, Response, failure, success
 from pkvm_emu.arch.smccc import MASK64, SMCCC_VERSION
 from pkvm_emu.hyp.cpu import HostContext
 from pkvm_emu.hyp.errors import HypBug, HypFault
+from pkvm_emu.hyp.ffa_memory import FfaMemory
 from pkvm_emu.machine.state import State
 
 if TYPE_CHECKING:
@@ -29,18 +30,6 @@ _COUNT_ONLY = 1
 _INFO_SIZE_1_0 = 8
 _REGISTERS = 18
 _ORIGIN = "FF-A"
-
-Response = tuple[int, int, int, int]
-
-
-def success(prop: int = 0) -> Response:
-    """FFA_SUCCESS with a value in x2."""
-    return Ffa.SUCCESS.smc32, 0, prop, 0
-
-
-def failure(code: int) -> Response:
-    """FFA_ERROR with a code in x2."""
-    return Ffa.ERROR.smc32, 0, code & MASK64, 0
 
 
 def as_int(value: int) -> int:
@@ -65,8 +54,6 @@ class FfaProxy(State):
 
     def __init__(self, hyp: Hypervisor) -> None:
         super().__init__(hyp.machine.journal, "hyp.ffa")
-        from pkvm_emu.hyp.ffa_memory import FfaMemory
-
         self._hyp = hyp
         self._rules = FFA_RULES[hyp.generation.name]
         self._memory = FfaMemory(self)

@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.ffa import DESCRIPTOR_BYTES
 from pkvm_emu.arch import ffa
-from pkvm_emu.arch.ffa import ACCESS_SIZE, COMPOSITE_SIZE, HOST_ID, PAGE_SIZE, RANGE_SIZE, Ffa, FfaReturn, Range, Region
+from pkvm_emu.arch.ffa import (
+    ACCESS_SIZE,
+    COMPOSITE_SIZE,
+    HOST_ID,
+    PAGE_SIZE,
+    RANGE_SIZE,
+    Ffa,
+    FfaReturn,
+    Range,
+    Region,
+    Response,
+    failure,
+)
 from pkvm_emu.hyp.cpu import HostContext
 from pkvm_emu.hyp.errors import HypBug
 
 if TYPE_CHECKING:
-    from pkvm_emu.hyp.ffa import FfaProxy, Response
+    from pkvm_emu.hyp.ffa import FfaProxy
 
 _MASK32 = 0xFFFF_FFFF
 _ORIGIN = "FF-A"
@@ -58,8 +70,6 @@ class FfaMemory:
 
     def transfer(self, function: int, regs: HostContext) -> Response:
         """FFA_MEM_SHARE and FFA_MEM_LEND: the first part of a descriptor is in the host's TX buffer."""
-        from pkvm_emu.hyp.ffa import failure
-
         proxy = self._proxy
         length, part = regs[1] & _MASK32, regs[2] & _MASK32
         bad = failure(FfaReturn.INVALID_PARAMETERS)
@@ -95,8 +105,6 @@ class FfaMemory:
 
     def fragment(self, regs: HostContext) -> Response:
         """FFA_MEM_FRAG_TX: a further part of a descriptor, constituents only."""
-        from pkvm_emu.hyp.ffa import failure
-
         proxy = self._proxy
         low, high, part, endpoint = (regs[n] & _MASK32 for n in range(1, 5))
         if part > PAGE_SIZE or part % RANGE_SIZE or not proxy.host_tx:
@@ -117,8 +125,6 @@ class FfaMemory:
 
     def reclaim(self, regs: HostContext) -> Response:
         """FFA_MEM_RECLAIM: EL3 says which pages the handle stands for, and once it let go of them they are the host's."""
-        from pkvm_emu.hyp.ffa import failure
-
         proxy = self._proxy
         low, high, flags = (regs[n] & _MASK32 for n in range(1, 4))
         ram = proxy.hyp.machine.ram
