@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pkvm_emu.abi.generation import Generation
 from pkvm_emu.choose import choose_generation
 from pkvm_emu.elf.module_file import ModuleFile
-from pkvm_emu.errors import UsageError
+from pkvm_emu.errors import InputError, UsageError
 from pkvm_emu.kernel.command_line import MAX_LENGTH, CommandLine
 from pkvm_emu.kernel.devicetree.tree import TreeNode
 from pkvm_emu.kernel.module_order import loading_order
@@ -88,9 +88,9 @@ def given_modules(
     files: list[ModuleFile] = []
     names: list[str] = []
     for source in sources:
-        is_name = isinstance(source, str) and not Path(source).exists() and _in_image(image, source) is not None
-        if is_name:
-            names.append(str(source))
+        modules = image.modules if image is not None else None
+        if isinstance(source, str) and modules is not None and source in modules and not Path(source).exists():
+            names.append(source)
             continue
         file = source if isinstance(source, ModuleFile) else ModuleFile.load(source)
         files.append(file)
@@ -173,7 +173,11 @@ def _in_order(names: Iterable[str], files: Sequence[ModuleFile]) -> list[str]:
 
 
 def _in_image(image: Initramfs | None, name: str) -> ModuleFile | None:
-    return image.modules.module(name) if image is not None and image.modules is not None else None
+    """A module of the image; None where there is none, or a damaged one: that fails when it is loaded."""
+    try:
+        return image.modules.module(name) if image is not None and image.modules is not None else None
+    except InputError:
+        return None
 
 
 def _generation(
@@ -184,7 +188,8 @@ def _generation(
         deciding += [file for name in names if (file := _in_image(image, name)) is not None]
     if android is None and not deciding and image is not None and image.modules is not None:
         # Any module of the image tells the kernel that it is for.
-        deciding += [file for name in list(image.modules)[:1] if (file := image.modules.module(name)) is not None]
+        found = (_in_image(image, name) for name in image.modules)
+        deciding += [file for file in [next((file for file in found if file is not None), None)] if file is not None]
     return choose_generation(android, deciding)
 
 

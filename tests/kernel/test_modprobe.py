@@ -321,6 +321,19 @@ def test_the_images_device_tree_is_the_board(tmp_path: Path) -> None:
 # The failure policy
 
 
+def test_a_damaged_module_of_the_image_is_a_failed_one(make, pkvm_driver, tmp_path: Path) -> None:
+    files = {"a": make("a")[:900], "pkvm_driver": pkvm_driver("16").read_bytes(), "aa": b"no module"}
+    image = initramfs(tmp_path, files)
+    system = pkvm_emu.boot(initramfs=image, cmdline="kvm-arm.protected_modules=pkvm_driver,a")
+    assert outcomes(system) == [("pkvm_driver", "loaded"), ("a", "failed")]
+    failed = system.boot_report.outcomes[1]
+    assert (failed.errno, failed.step) == (-8, "lookup")
+    assert failed.reason.startswith("a.ko: ")
+    assert outcomes(pkvm_emu.boot("16", ["a"], initramfs=image)) == [("a", "failed")]
+    assert system.modprobe.directory is not None
+    assert system.modprobe.directory.with_el2_code() == ["pkvm_driver"]
+
+
 @GENERATIONS
 def test_after_a_failure_the_boot_goes_on_without_protected_vms(
     make, pkvm_driver, tmp_path: Path, generation: str

@@ -40,6 +40,17 @@ def modules(c_module: Callable[..., Path]) -> dict[str, bytes]:
     return {path.stem: path.read_bytes() for path in paths}
 
 
+def test_a_damaged_module_is_told(modules: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "initrd"
+    path.write_bytes(cpio({"lib/modules/giver.ko": modules["giver"][:800]}))
+    sh = ShellRunner(pkvm_emu.boot("16", initramfs=path))
+    for command in ("modprobe giver", "modprobe -D giver", "depmod -n"):
+        assert sh(command) == 1
+        assert "giver.ko: " in sh.err
+        assert sh.err.count("\n") == 1
+    sh.session.close()
+
+
 @pytest.fixture
 def sh(modules: dict[str, bytes], tmp_path: Path) -> Iterator[ShellRunner]:
     files = {f"lib/modules/{name}.ko": data for name, data in modules.items()}

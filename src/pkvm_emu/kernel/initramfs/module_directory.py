@@ -6,12 +6,14 @@ Source: modules.dep(5), modprobe.d(5); the tables that Android's first-stage ini
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from pkvm_emu.elf.module_file import ModuleFile
+from pkvm_emu.errors import InputError
 from pkvm_emu.kernel.initramfs.decompress import compression_of, decompress
 from pkvm_emu.kernel.initramfs.rootfs import RootFs
 
@@ -117,9 +119,13 @@ class ModuleDirectory:
 
     def with_el2_code(self) -> list[str]:
         """The modules that load an EL2 half, by name."""
-        wanted = b"__pkvm_load_el2_module\0"
-        names = [name for name in self if wanted in (self.contents(name) or b"")]
-        return [name for name in names if (file := self.module(name)) is not None and file.has_el2]
+        found = []
+        for name in self:
+            with contextlib.suppress(InputError):
+                if b"__pkvm_load_el2_module\0" in (self.contents(name) or b""):
+                    file = self.module(name)
+                    found += [name] if file is not None and file.has_el2 else []
+        return found
 
     # Tables
 
@@ -199,7 +205,9 @@ def find_module_directory(root: RootFs) -> ModuleDirectory | None:
     if base is None:
         return None
     places = {path[len(base) + 1 :] for path, _ in root.files_below(base)}
-    versions = sorted({place.partition("/")[0] for place in places if place.partition("/")[2] in tables}, key=_by_number)
+    versions = sorted(
+        {place.partition("/")[0] for place in places if place.partition("/")[2] in tables}, key=_by_number
+    )
     has_own = any(table in places for table in tables)
     if versions and not has_own:
         return ModuleDirectory(root, f"{base}/{versions[-1]}")

@@ -91,7 +91,10 @@ def modprobe(context: Context) -> int:
         return max(_remove(context, name) for name in words)
     names, parameters = (words, []) if "a" in found else (words[:1], words[1:])
     if shows:
-        return max(_show_dependencies(context, name, "q" in found) for name in names)
+        try:
+            return max(_show_dependencies(context, name, "q" in found) for name in names)
+        except ModuleLoadError as error:
+            return context.error(f"{error}")
     kernel = context.system.kernel
     before = kernel.ignores_versions
     kernel.ignores_versions = before or forced or "f" in found
@@ -117,7 +120,7 @@ def _probe(context: Context, name: str, parameters: list[str], quiet: bool, bloc
         if error.step == "blocklist":
             return 1 if quiet else context.error(f"{error}")
         failed = error.module or canonical(name)
-        file = context.system.modprobe.find(failed) if error.errno != -_ENOEXEC else None
+        file = None if error.errno == -_ENOEXEC else context.system.modprobe.find(failed)
         shown = f"can't load module {failed}" + (f" ({file.file_name})" if file is not None else "")
         return context.error(f"{shown}: {errno_text(error.errno) or error.errno} ({error})")
     return 0
@@ -158,7 +161,10 @@ def depmod(context: Context) -> int:
     if "n" not in found:
         raise CommandError("the modules are read-only here: depmod -n prints the table")
     store = context.system.modprobe
-    table = store.direct_needs()
+    try:
+        table = store.direct_needs()
+    except ModuleLoadError as error:
+        return context.error(f"{error}")
     for name in table:
         needed = transitive_needs(name, table.__getitem__)
         paths = " ".join(_path_of(context, other) for other in needed)
