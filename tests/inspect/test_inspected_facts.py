@@ -120,7 +120,7 @@ def test_smcs_have_their_function_ids(c_module: MakeModule) -> None:
         + _EL2_TAIL
     )
     (call,) = [call for call in inspected(c_module(LOADER, el2)).hardware.calls if call.conduit == "smc"]
-    assert (call.el, call.ids, call.name, call.by) == (2, [0xC2000834], "SIP 0x834", "smc #0")
+    assert (call.el, call.ids, call.name, call.by) == (2, [0xC2000834], "sip 0x834", "smc #0")
 
 
 def test_an_smc_wrapper_has_the_ids_of_all_its_callers(c_module: MakeModule) -> None:
@@ -134,7 +134,7 @@ def test_an_smc_wrapper_has_the_ids_of_all_its_callers(c_module: MakeModule) -> 
     )
     (call,) = [call for call in inspected(c_module(LOADER, el2)).hardware.calls if call.conduit == "smc"]
     assert call.ids == [0x84000000, 0xC2000001]
-    assert call.name == "PSCI VERSION | SIP 0x1"
+    assert call.name == "PSCI_VERSION | sip 0x1"
 
 
 def test_system_registers_and_maintenance_at_el2_are_listed(c_module: MakeModule) -> None:

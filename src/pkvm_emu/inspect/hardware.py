@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from pkvm_emu.abi.generation import Generation
 from pkvm_emu.arch.insn import sysreg_access
-from pkvm_emu.arch.psci import psci_name
-from pkvm_emu.arch.smccc import KNOWN_IDS, FunctionId, kvm_host_number
+from pkvm_emu.arch.smccc import call_name, kvm_host_number
 from pkvm_emu.arch.sysreg import SysReg
 from pkvm_emu.inspect.disassembly import instruction_text
 from pkvm_emu.inspect.flow import Flow
@@ -123,20 +122,13 @@ def read_hardware(program: Program, code: CodeMap, flow: Flow) -> HardwareFacts:
 
 
 def describe_id(value: int, conduit: str, generation: Generation | None) -> str:
-    """A function id in words: ``PSCI CPU_ON``, ``KVM host_share_hyp``, ``SIP 0x834``."""
+    """A function id in words: ``PSCI_CPU_ON``, ``KVM host_share_hyp``, ``sip 0x834``."""
     value &= 0xFFFF_FFFF_FFFF_FFFF
     if conduit == "hvc":
         host = kvm_host_number(value)
         if host is not None:
             return _host_call(host, generation)
-    known = KNOWN_IDS.get(value) or psci_name(value)
-    if known is not None:
-        return f"PSCI {known}" if psci_name(value) else known
-    if value >> 32:
-        return "no SMCCC id"
-    text = FunctionId(value)
-    owner = text.owner.name if hasattr(text.owner, "name") else f"owner {int(text.owner)}"
-    return f"{owner} {int(text.func):#x}"
+    return "no SMCCC id" if value >> 32 else call_name(value)
 
 
 def _host_call(number_: int, generation: Generation | None) -> str:
