@@ -78,7 +78,7 @@ def _open_store(system: System, plan: BootPlan) -> None:
     store.told = tell
     if plan.image is None:
         return
-    from pkvm_emu.kernel.initramfs.files import BootImageFiles
+    from pkvm_emu.kernel.initramfs.booted import BootImageFiles
 
     store.directory = plan.image.modules
     files = system.kernel.part(BootImageFiles)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pkvm_emu.abi.errno import errno_name
-from pkvm_emu.kernel.initramfs.files import BootImageFiles
+from pkvm_emu.kernel.initramfs.booted import BootImageFiles
 
 if TYPE_CHECKING:
     from pkvm_emu.kernel.boot import ModuleOutcome

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from pkvm_emu.elf.elements import NVHE_PREFIX
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.errors import InputError
-from pkvm_emu.kernel.initramfs.module_directory import ModuleDirectory, Soft, canonical, parse_soft
+from pkvm_emu.kernel.module_names import Soft, canonical, parse_soft
 from pkvm_emu.kernel.module_order import needed_modules
 from pkvm_emu.kernel.modules import ModuleLoadError
 
 if TYPE_CHECKING:
+    from pkvm_emu.kernel.initramfs.module_directory import ModuleDirectory
     from pkvm_emu.kernel.kernel import Kernel
 
 Parameter = tuple[str, str | None]

@@ -7,30 +7,14 @@ from typing import TYPE_CHECKING
 from pkvm_emu.kernel.fs.node import File, TextFile
 from pkvm_emu.kernel.fs.open_file import OpenFile
 from pkvm_emu.kernel.fs.registry import provider
-from pkvm_emu.kernel.registry import kernel_part
+from pkvm_emu.kernel.initramfs.booted import BootImageFiles
 
 if TYPE_CHECKING:
     from pkvm_emu.kernel.fs.filesystem import FileSystem
-    from pkvm_emu.kernel.initramfs.image import Initramfs
     from pkvm_emu.kernel.kernel import Kernel
 
 #: What the kernel mounts over.
 _MOUNTED = ("proc", "sys", "dev", "tmp")
-
-
-@kernel_part
-class BootImageFiles:
-    """Which initramfs a kernel was booted with; fixed before anything runs.
-
-    Args:
-        kernel: the kernel.
-    """
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.image: Initramfs | None = None
-        #: The kernel has taken the bootconfig (the command line said ``bootconfig``).
-        self.uses_bootconfig = False
-        self.boot_line = ""
 
 
 class ImageFile(File):

@@ -10,35 +10,15 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.errors import InputError
 from pkvm_emu.kernel.initramfs.decompress import compression_of, decompress
 from pkvm_emu.kernel.initramfs.rootfs import RootFs
+from pkvm_emu.kernel.module_names import MODULE_SUFFIXES, Soft, canonical, parse_soft
 
-_SUFFIXES = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
 #: What one compressed module may unpack to, in bytes.
 _MODULE_LIMIT = 256 << 20
-
-
-class Soft(NamedTuple):
-    """A ``softdep`` line: modules that ought to be loaded before and after."""
-
-    pre: list[str]
-    post: list[str]
-
-
-def canonical(name: str) -> str:
-    """The name of a module for a path, a file name or a name with dashes.
-
-    >>> canonical("kernel/drivers/foo-bar.ko.gz")
-    'foo_bar'
-    """
-    base = name.rpartition("/")[2]
-    for suffix in _SUFFIXES:
-        base = base.removesuffix(suffix)
-    return base.replace("-", "_")
 
 
 class ModuleDirectory:
@@ -57,7 +37,7 @@ class ModuleDirectory:
         self._root = root
         self._paths: dict[str, str] = {}
         for place, _ in root.files_below(path):
-            if place.endswith(_SUFFIXES):
+            if place.endswith(MODULE_SUFFIXES):
                 self._paths.setdefault(canonical(place), place)
         self._parsed: dict[str, ModuleFile] = {}
         self.dependencies: dict[str, list[str]] = {}
@@ -173,22 +153,6 @@ class ModuleDirectory:
     def _read_block(self, words: list[str]) -> None:
         if words[0] in ("blocklist", "blacklist") and len(words) == 2:
             self.blocklist.add(canonical(words[1]))
-
-
-def parse_soft(words: Iterable[str]) -> Soft:
-    """The modules of a ``softdep``: ``pre: a b post: c``.
-
-    >>> parse_soft("pre: a b post: c".split())
-    Soft(pre=['a', 'b'], post=['c'])
-    """
-    found = Soft([], [])
-    current: list[str] | None = None
-    for word in words:
-        if word in ("pre:", "post:"):
-            current = found.pre if word == "pre:" else found.post
-        elif current is not None:
-            current.append(canonical(word))
-    return found
 
 
 def _by_number(version: str) -> tuple[list[int], str]:

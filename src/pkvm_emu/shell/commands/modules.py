@@ -7,8 +7,8 @@ from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.kernel.fs import FsError
 from pkvm_emu.kernel.fs.kmsg import Syslog
 from pkvm_emu.kernel.fs.procfs import kernel_release, module_dependency_text, module_size
-from pkvm_emu.kernel.initramfs.module_directory import canonical
 from pkvm_emu.kernel.modprobe import parse_parameters
+from pkvm_emu.kernel.module_names import canonical
 from pkvm_emu.kernel.module_order import transitive_needs
 from pkvm_emu.kernel.modules import ModuleLoadError
 from pkvm_emu.kernel.unload import unload_module
