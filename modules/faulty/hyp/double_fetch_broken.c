@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/* double-fetch: the host changes the length between the check and the use. */
+#include "faulty.h"
+
+static int at_init(void)
+{
+	return 0;
+}
+
+static u64 body(u64 pfn)
+{
+	volatile u64 *shared;
+	u64 value = 0;
+
+	if (ops->host_share_hyp(pfn))
+		return 1;
+	pin(pfn);
+	shared = page(pfn);
+	if (shared[0] <= 8)
+		value = shared[0];
+	unpin(pfn);
+	ops->host_unshare_hyp(pfn);
+	return value;
+}

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/* slots-exhausted: another kind of notifier has a slot of its own. */
+#include "faulty.h"
+
+static void notify(pkvm_handler_regs_t *regs)
+{
+}
+
+static int at_init(void)
+{
+	return ops->register_hyp_panic_notifier(notify);
+}
+
+static u64 body(u64 pfn)
+{
+	return (u64)(long)ops->register_illegal_abt_notifier(notify);
+}
