@@ -130,7 +130,7 @@ def test_an_exporter_without_versions_takes_everybody(load) -> None:
 def test_a_symbol_of_a_namespace_has_to_be_imported(load, android: str) -> None:
     export = "EXPORT_SYMBOL_NS(shared, SPACE)"
     with pytest.raises(ModuleLoadError, match=r"in the namespace SPACE of giver: MODULE_IMPORT_NS is missing") as error:
-        load(export=export, android=android)
+        load(export=export, taker="MODULE_IMPORT_NS(OTHER);\n", android=android)
     assert error.value.errno == -22
     texts = lines(load.system)
     text = "taker: module uses symbol (shared) from namespace SPACE, but does not import it."

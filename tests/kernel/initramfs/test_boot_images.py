@@ -175,7 +175,10 @@ def test_a_bad_section_of_device_trees_is_refused(tmp_path: Path, dtb: bytes, me
         load(tmp_path, vendor_boot([], dtb=dtb))
 
 
-def test_a_ramdisk_outside_of_the_image_is_refused() -> None:
-    at = VENDOR.index(struct.pack("<III4s", len(cpio({"who": b"dlkm", "lib/modules/a.ko": b""})), 0, 3, b"dlkm")[8:])
+@pytest.mark.parametrize("outside", [{"offset": 1 << 24}, {"size": 1 << 24}], ids=["offset", "size"])
+def test_a_ramdisk_outside_of_the_image_is_refused(outside: dict[str, int]) -> None:
+    # The entry in the table: size, offset, type, name.
+    at = VENDOR.index(struct.pack("<I4s", 3, b"dlkm")) - 8
+    place, value = (at + 4, outside["offset"]) if "offset" in outside else (at, outside["size"])
     with pytest.raises(InputError, match=r"vendor ramdisk dlkm .* lies outside of them all"):
-        read_boot_image(changed(VENDOR, at - 4, 1 << 24), "a.img")
+        read_boot_image(changed(VENDOR, place, value), "a.img")
