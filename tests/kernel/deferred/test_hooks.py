@@ -135,7 +135,9 @@ def test_a_restricted_hook_answers_through_a_pointer(hooky: Calls) -> None:
 
 def test_unknown_hooks_and_too_many_values_are_usage_errors(hooky: Calls) -> None:
     hooky.hook(1)
-    with pytest.raises(UsageError, match=r"no module knows a tracepoint 'android_vh_tset' \(with probes: android_vh_test\)"):
+    with pytest.raises(
+        UsageError, match=r"no module knows a tracepoint 'android_vh_tset' \(with probes: android_vh_test\)"
+    ):
         hooky.system.kernel.hooks.fire("android_vh_tset")
     with pytest.raises(UsageError, match="seven values at most"):
         hooky.system.kernel.hooks.fire("android_vh_test", *range(8))

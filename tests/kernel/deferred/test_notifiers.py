@@ -233,7 +233,9 @@ def test_a_pm_notifier_keeps_the_system_awake(chains: Calls) -> None:
 
 
 def test_modules_that_come_and_go_are_announced(chains: Calls, c_module: Callable[..., Path]) -> None:
-    other = "static int __init i(void) { return 0; }\nmodule_init(i);\nstatic void __exit e(void) { }\nmodule_exit(e);\n"
+    other = (
+        "static int __init i(void) { return 0; }\nmodule_init(i);\nstatic void __exit e(void) { }\nmodule_exit(e);\n"
+    )
     generation = chains.system.generation.name
     chains.hook_modules()
     loaded_module = chains.system.load(c_module(other, None, name="zebra", generation=generation))

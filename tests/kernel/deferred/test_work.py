@@ -211,7 +211,9 @@ def test_draining_lets_items_queue_themselves_and_refuses_others(works: Calls) -
 def test_a_destroyed_queue_is_an_error_with_its_caller(works: Calls) -> None:
     works.make_parallel(0)
     works.destroy_own()
-    with pytest.raises(ModuleError, match=r"queue_work\(0x[0-9a-f]+\): there is no such work queue, called from queue_on_own"):
+    with pytest.raises(
+        ModuleError, match=r"queue_work\(0x[0-9a-f]+\): there is no such work queue, called from queue_on_own"
+    ):
         works.queue_on_own()
 
 
