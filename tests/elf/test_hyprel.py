@@ -43,11 +43,11 @@ def test_everything_but_the_slots_stays():
     assert image.memory[slot + 8 :] == before[slot + 8 :]
 
 
-def hyp_module(offsets: bytes) -> LinkedImage:
+def hyp_module(offsets: bytes, flags: int = ALLOC) -> LinkedImage:
     elf = ElfBuilder()
     elf.text(".hyp.text", *[NOP] * 2, align=4096)
     elf.section(".hyp.data", bytes(16), ALLOC | WRITE, 4096)
-    elf.section(".hyp.reloc", offsets, ALLOC, 4)
+    elf.section(".hyp.reloc", offsets, flags, 4)
     return linked(elf)
 
 
@@ -75,6 +75,11 @@ def test_el2_module_without_the_table_is_refused():
     elf.section(".hyp.text", bytes(8), ALLOC | EXEC, 4096)
     with pytest.raises(InputError, match=r"has \.hyp\.text but no \.hyp\.reloc section"):
         hyprel.hyp_relocation_slots(linked(elf))
+
+
+def test_a_table_that_is_not_loaded_is_refused():
+    with pytest.raises(InputError, match=r"m\.ko: \.hyp\.reloc has entries and is not loaded"):
+        hyprel.hyp_relocation_slots(hyp_module(bytes(4), flags=0))
 
 
 def test_module_without_el2_code_needs_no_table():

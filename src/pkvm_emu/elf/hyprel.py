@@ -36,6 +36,8 @@ def hyp_relocation_slots(image: LinkedImage) -> list[int]:
         raise InputError(f"{module.file_name}: has {module.hyp_sections[0].name} but no {SECTION} section (-ENOEXEC)")
     if not section.size:
         return []
+    if section.index not in image.layout.placements:
+        raise InputError(f"{module.file_name}: {SECTION} has entries and is not loaded (its SHF_ALLOC flag is missing)")
     table = image.layout.placements[section.index]
     mapped = {part.index for part in module.hyp_mapped_sections}
     slots = []

@@ -198,7 +198,7 @@ class _Load:
             values[f"{section.field}.start"] = section.start
             values[f"{section.field}.end"] = section.end
         relocs = self._module.file.section(".hyp.reloc")
-        if relocs is not None and relocs.size:
+        if relocs is not None and relocs.size and relocs.index in self._module.layout.placements:
             values["relocs"] = self._module.layout.placements[relocs.index]
             values["nr_relocs"] = relocs.size // 4
         for field, section_name, count, size in _TABLES:
