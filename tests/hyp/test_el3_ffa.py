@@ -175,6 +175,31 @@ def test_pages_that_are_not_the_hosts_own_are_denied_and_the_others_stay_with_it
     assert owner.host_donate_hyp(DATA >> 12, 2) == 0
 
 
+@pytest.mark.parametrize(("generation", "by"), [("14", "firmware"), ("15", "proxy"), ("16", "firmware")])
+def test_an_address_inside_a_page_is_refused_by_the_proxy_or_behind_it(generation: str, by: str) -> None:
+    host = Host(generation)
+    asked = host.spmc.next_handle
+    code = host.code(host.give(host.descriptor(Range(DATA + 8, 1))))
+    assert code == (FfaReturn.DENIED if by == "proxy" else FfaReturn.INVALID_PARAMETERS)
+    assert (host.spmc.next_handle == asked) == (by == "proxy")
+    assert host.system.hyp.ownership.host_donate_hyp(DATA >> 12, 1) == 0
+
+
+@pytest.mark.parametrize(("generation", "taken"), [("14", True), ("15", True), ("16", False)])
+def test_the_shortest_descriptor_is_that_of_the_version_or_of_1_1(generation: str, taken: bool) -> None:
+    """Without a constituent: the firmware gets it, or the proxy finds it too short."""
+    host = Host(generation, ready=False)
+    host.spmc.add_partition(0x8001, SERVICE)
+    host.version = VERSION_1_0
+    host(Ffa.VERSION.smc32, VERSION_1_0)
+    host(Ffa.RXTX_MAP.smc64, TX, RX, 1)
+    data = host.descriptor()[:48]
+    data = data[:36] + struct.pack("<I", 32) + data[40:]
+    asked = host.spmc.next_handle
+    host.give(data)
+    assert (host.spmc.next_handle != asked) == taken
+
+
 @GENERATIONS
 def test_what_the_firmware_refuses_is_the_hosts_again(generation: str) -> None:
     host = Host(generation)
@@ -309,6 +334,28 @@ def test_a_snapshot_brings_back_proxy_and_firmware() -> None:
     host.system.restore(before)
     assert host.system.machine.digest() == digest
     assert host.code(host(Ffa.MEM_RECLAIM.smc32, given.x2, given.x3, 0)) == FfaReturn.INVALID_PARAMETERS
+
+
+def _nonsense(generation: str) -> tuple[Host, HvcResult]:
+    """A host that has given a page, and firmware that says its description has 8 bytes."""
+    host = Host(generation)
+    given = host.give(host.descriptor(Range(DATA, 1)))
+    host.ram.write(host.system.hyp.ffa.rx, host.descriptor(Range(DATA, 1)))
+    request = Ffa.MEM_RETRIEVE_REQ.smc64
+    host.system.hyp.el3.serve(lambda x: (Ffa.MEM_RETRIEVE_RESP.smc32, 8, 64) if x[0] == request else None)
+    return host, given
+
+
+@pytest.mark.parametrize("generation", ["14", "16"])
+def test_a_description_that_makes_no_sense_is_a_warn(generation: str) -> None:
+    host, given = _nonsense(generation)
+    with pytest.raises(HypPanic, match=r"EL3 describes a region with offset 0x[34]0 and 0x40 of 0x8 bytes"):
+        host(Ffa.MEM_RECLAIM.smc32, given.x2, given.x3, 0)
+
+
+def test_android15_ends_the_call_where_the_description_makes_no_sense() -> None:
+    host, given = _nonsense("15")
+    assert host.code(host(Ffa.MEM_RECLAIM.smc32, given.x2, given.x3, 0)) == FfaReturn.ABORTED
 
 
 def test_the_secure_world_cannot_make_the_hypervisor_forget_a_page() -> None:

@@ -26,6 +26,10 @@ class FfaRules:
         denied: what FFA_ERROR carries where pages of the first part of a descriptor are not the host's own.
         fragment_denied: the same for further parts.
         overflow: what it carries for an offset that overflows.
+        head_by_version: a descriptor has at least the head of the version in use; False: that of 1.1 in any case.
+        aligned_ranges: an address inside a page is denied; False: it stands for its page.
+        trusts_firmware: a description of a region that makes no sense is a WARN; False: ABORTED.
+        traced: the events hyp_exit and hyp_enter are around the proxy's own SMCs.
     """
 
     last: int
@@ -40,6 +44,10 @@ class FfaRules:
     denied: int
     fragment_denied: int
     overflow: int
+    head_by_version: bool
+    aligned_ranges: bool
+    trusts_firmware: bool
+    traced: bool
 
 
 #: 6.12 takes errnos for the results of sharing; one of them reaches the host as it is.
@@ -57,6 +65,10 @@ FFA_RULES: dict[str, FfaRules] = {
         denied=FfaReturn.DENIED,
         fragment_denied=FfaReturn.DENIED,
         overflow=FfaReturn.INVALID_PARAMETERS,
+        head_by_version=True,
+        aligned_ranges=False,
+        trusts_firmware=True,
+        traced=False,
     ),
     "android15-6.6": FfaRules(
         last=0xFF,
@@ -71,6 +83,10 @@ FFA_RULES: dict[str, FfaRules] = {
         denied=FfaReturn.DENIED,
         fragment_denied=FfaReturn.DENIED,
         overflow=FfaReturn.INVALID_PARAMETERS,
+        head_by_version=True,
+        aligned_ranges=True,
+        trusts_firmware=False,
+        traced=True,
     ),
     "android16-6.12": FfaRules(
         last=0xFF,
@@ -85,6 +101,10 @@ FFA_RULES: dict[str, FfaRules] = {
         denied=FfaReturn.DENIED,
         fragment_denied=-_EACCES,
         overflow=FfaReturn.NOT_SUPPORTED,
+        head_by_version=False,
+        aligned_ranges=False,
+        trusts_firmware=True,
+        traced=True,
     ),
 }
 

@@ -17,6 +17,7 @@ from pkvm_emu.arch.smccc import MASK64, SMCCC_VERSION
 from pkvm_emu.hyp.cpu import HostContext
 from pkvm_emu.hyp.errors import HypBug, HypFault
 from pkvm_emu.hyp.ffa_memory import FfaMemory
+from pkvm_emu.hyp.trace_events import TraceEvents
 from pkvm_emu.machine.state import State
 
 if TYPE_CHECKING:
@@ -135,10 +136,19 @@ class FfaProxy(State):
         """An SMC of the hypervisor's own: x0 to x3 after it, -1 in x0 where nobody answers."""
         given = (function, *args)
         registers = given + (0,) * (_REGISTERS - len(given))
-        answer = self._hyp.el3.ask(registers)
+        answer = self._ask(registers)
         full = (MASK64, *registers[1:4]) if answer is None else (*answer, *registers[len(answer) : 4])
         x0, x1, x2, x3 = (value & MASK64 for value in full[:4])
         return x0, x1, x2, x3
+
+    def _ask(self, registers: tuple[int, ...]) -> tuple[int, ...] | None:
+        events = self._hyp.part(TraceEvents) if self._rules.traced else None
+        if events is not None:
+            events.emit("hyp_exit")
+        answer = self._hyp.el3.ask(registers)
+        if events is not None:
+            events.emit("hyp_enter")
+        return answer
 
     def _initialise(self) -> None:
         """What the hypervisor finds out at boot (``hyp_ffa_init()``)."""
@@ -275,7 +285,7 @@ class FfaProxy(State):
             # The error is made and not handed over: the registers stay as they are.
             return regs[0], regs[1], regs[2], regs[3]
         given = tuple(regs[n] & _MASK32 for n in range(8)) + (0,) * (_REGISTERS - 8)
-        answer = self._hyp.el3.ask(given)
+        answer = self._ask(given)
         values = (MASK64,) if answer is None else answer
         # SMCCC 1.1 firmware keeps what it does not return; the host has its own registers there.
         for index, value in enumerate(values):

@@ -49,6 +49,8 @@ class FfaMemory:
         owner = self._proxy.hyp.ownership
         change = owner.host_share_ffa if share else owner.host_unshare_ffa
         for done, part in enumerate(ranges):
+            if self._proxy.rules.aligned_ranges and part.address % PAGE_SIZE:
+                return done
             if change(part.address >> 12, part.pages, origin=_ORIGIN):
                 return done
         return len(ranges)
@@ -75,14 +77,16 @@ class FfaMemory:
         bad = failure(FfaReturn.INVALID_PARAMETERS)
         if regs[3] or regs[4] & _MASK32 or part > length or part > PAGE_SIZE:
             return bad
-        if part < ffa.REGION_SIZE + ACCESS_SIZE or not proxy.host_tx:
+        version = proxy.version or ffa.VERSION_1_0
+        least = ffa.access_offset(version) if proxy.rules.head_by_version else ffa.REGION_SIZE
+        if part < least + ACCESS_SIZE or not proxy.host_tx:
             return bad
         if length > DESCRIPTOR_BYTES:
             return failure(FfaReturn.NO_MEMORY)
         ram = proxy.hyp.machine.ram
         data = ram.read(proxy.host_tx, part)
         ram.write(proxy.buffer(proxy.tx, "TX"), data)
-        head = Region.parse(data, proxy.version or ffa.VERSION_1_0)
+        head = Region.parse(data, version)
         if not head.composite or head.endpoints != 1 or head.sender != HOST_ID:
             return bad
         if head.composite + COMPOSITE_SIZE > _MASK32:
@@ -137,8 +141,12 @@ class FfaMemory:
         data = ram.read(proxy.rx, min(part, PAGE_SIZE))
         version = proxy.version or ffa.VERSION_1_0
         offset = Region.parse(data.ljust(ffa.REGION_SIZE + ACCESS_SIZE, b"\0"), version).composite
-        if offset > length or part > PAGE_SIZE:
-            raise HypBug(f"FF-A: EL3 describes a region with offset {offset:#x} and {part:#x} of {length:#x} bytes")
+        room = 0 if proxy.rules.trusts_firmware else COMPOSITE_SIZE
+        if offset + room > length or part > PAGE_SIZE:
+            if proxy.rules.trusts_firmware:
+                raise HypBug(f"FF-A: EL3 describes a region with offset {offset:#x} and {part:#x} of {length:#x} bytes")
+            self._release()
+            return failure(FfaReturn.ABORTED)
         if length > DESCRIPTOR_BYTES:
             self._release()
             return failure(FfaReturn.NO_MEMORY)
@@ -153,6 +161,8 @@ class FfaMemory:
         answer = proxy.ask(Ffa.MEM_RECLAIM.smc32, low, high, flags)
         if answer[0] == Ffa.SUCCESS.smc32:
             count = ffa.composite_of(data.ljust(offset + COMPOSITE_SIZE, b"\0"), offset)[1]
+            if not proxy.rules.trusts_firmware and offset + COMPOSITE_SIZE + RANGE_SIZE * count > length:
+                return failure(FfaReturn.ABORTED)
             self._unshare(ffa.ranges_of(data[offset + COMPOSITE_SIZE :])[:count])
         return answer
 
