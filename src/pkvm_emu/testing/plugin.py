@@ -107,7 +107,7 @@ def _pkvm_android(request: pytest.FixtureRequest) -> str | None:
 @pytest.fixture
 def pkvm_recipe(request: pytest.FixtureRequest) -> Recipe:
     """What this test boots: from its markers, the options and the ini file."""
-    android = request.getfixturevalue(_PARAMETER) if _PARAMETER in request.fixturenames else None
+    android = getattr(getattr(request.node, "callspec", None), "params", {}).get(_PARAMETER)
     try:
         marked = settings.marker_arguments(request.node.iter_markers(settings.MARKER))
         return settings.recipe_for(request.config, marked, Path(request.node.path).parent, android)

@@ -24,7 +24,6 @@ _LOADER = (
     "pkvm_create_mappings",
 )
 _SHOWN = {"hvc", "smc", "abort", "trap", "op", "event", "exception", "guest"}
-_CORE = ("register_hcall", "prot_finalize", "init_module")
 _INDENT = "  "
 _SAME_SHOWN = 4
 _PAGE = 4096
@@ -110,7 +109,7 @@ def _call(words: Words, one: Slice) -> str:
         text += " (did not return)"
     if record.category == "op" and record.pc:
         text += f"  by {words.place(record.pc, 2)}"
-    elif record.category in ("hvc", "smc") and one.instructions and record.name not in _CORE:
+    elif one.instructions and (record.category == "smc" or record.name in words.hypercalls):
         text += f"  [{one.instructions} instructions]"
     return text
 

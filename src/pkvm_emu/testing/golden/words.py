@@ -26,6 +26,8 @@ class Words:
     def __init__(self, system: System) -> None:
         self._system = system
         kernel = system.kernel
+        #: Names of the hypercalls of modules.
+        self.hypercalls = frozenset(name for module in system.modules.values() for name in module.hypercalls)
         self._linear = kernel.memory.linear_va(system.machine.ram.base)
 
     def arguments(self, arguments: Arguments, *without: str) -> str:
@@ -77,7 +79,7 @@ class Words:
                 return self._symbol(system.symbols.el1(value))
             offset = value - self._linear
             if 0 <= offset < system.machine.ram.size:
-                return f"kernel({system.machine.ram.base + offset:#x})"
+                return "<kernel memory>"
             return "<kernel address>"
         return None
 
