@@ -11,7 +11,7 @@ from pkvm_emu.kernel.registry import kernel_symbol
 from pkvm_emu.kernel.slab import Slab
 from pkvm_emu.kernel.sscanf import scan
 from pkvm_emu.kernel.varargs import VaListArgs
-from pkvm_emu.machine.calling import U32, U64, Ptr, VarArgs
+from pkvm_emu.machine.calling import S32, U32, U64, Ptr, VarArgs
 
 _INT_MAX = (1 << 31) - 1
 
@@ -102,6 +102,13 @@ def kvasprintf(kernel: Kernel, flags: U32, fmt: Ptr, args: Ptr) -> int:
 def vprintk(kernel: Kernel, fmt: Ptr, args: Ptr) -> int:
     """``printk`` with a ``va_list``."""
     return kernel.log.printk(kernel.format(load_string(kernel, fmt), va_list(kernel, args)))
+
+
+@kernel_symbol("vprintk_emit", runs_guest=True)
+def vprintk_emit(kernel: Kernel, facility: S32, level: S32, info: Ptr, fmt: Ptr, args: Ptr) -> int:
+    """The same with a level (-1: the text may have one)."""
+    prefix = "" if level < 0 else f"\x01{level & 7}"
+    return kernel.log.printk(prefix + kernel.format(load_string(kernel, fmt), va_list(kernel, args)))
 
 
 def _scan(kernel: Kernel, text: int, fmt: int, args: Any) -> int:

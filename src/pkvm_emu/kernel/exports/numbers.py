@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from errno import EFAULT, EINVAL
 
-from pkvm_emu.kernel.guest_access import load_string, reach, store_uint
+from pkvm_emu.kernel.exports.uaccess import user_bytes
+from pkvm_emu.kernel.guest_access import load_string, store_uint
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.line_facts import line_facts
 from pkvm_emu.kernel.numbers import digits, fix_radix, parse_bool, parse_integer
 from pkvm_emu.kernel.registry import kernel_symbol
-from pkvm_emu.kernel.vsprintf_env import GuestFault
 from pkvm_emu.machine.calling import U32, U64, Ptr
 
 #: Function after ``kstrto``: bytes of the result, signedness.
@@ -40,12 +40,10 @@ def _register(suffix: str, size: int, signed: bool) -> None:
 
     def from_user(kernel: Kernel, s: Ptr, count: U64, base: U32, result: Ptr) -> int:
         """The same from user memory; -EFAULT where it is not mapped."""
-        try:
-            reach(kernel, s, min(count, _USER_LIMIT - 1))
-            data = kernel.memory.read(s, min(count, _USER_LIMIT - 1)).partition(b"\0")[0]
-        except GuestFault:
+        data = user_bytes(kernel, s, min(count, _USER_LIMIT - 1))
+        if data is None:
             return -EFAULT
-        parsed = parse_integer(data, base, size, signed)
+        parsed = parse_integer(data.partition(b"\0")[0], base, size, signed)
         if isinstance(parsed, int):
             return parsed
         store_uint(kernel, result, parsed.value, size)
@@ -66,6 +64,19 @@ for _suffix, (_size, _signed) in _TYPES.items():
 def kstrtobool(kernel: Kernel, s: Ptr, result: Ptr) -> int:
     """0 and the boolean in ``*result``, or -EINVAL."""
     value = parse_bool(load_string(kernel, s), line_facts(kernel.generation.kernel).bool_words) if s else None
+    if value is None:
+        return -EINVAL
+    store_uint(kernel, result, value, 1)
+    return 0
+
+
+@kernel_symbol("kstrtobool_from_user", runs_guest=True)
+def kstrtobool_from_user(kernel: Kernel, s: Ptr, count: U64, result: Ptr) -> int:
+    """The same of user memory (its first three bytes); -EFAULT where they are not there."""
+    data = user_bytes(kernel, s, min(count, 3))
+    if data is None:
+        return -EFAULT
+    value = parse_bool(data.partition(b"\0")[0], line_facts(kernel.generation.kernel).bool_words)
     if value is None:
         return -EINVAL
     store_uint(kernel, result, value, 1)

@@ -12,7 +12,7 @@ class KernelPanic(ModuleError):
     """The kernel panicked."""
 
 
-@kernel_symbol("_printk", "printk")
+@kernel_symbol("_printk", "printk", "_printk_deferred")
 def printk(kernel: Kernel, fmt: Ptr, args: VarArgs) -> int:
     """Format and log; returns the number of characters."""
     return kernel.log.printk(kernel.format(kernel.read_cstr(fmt), args))

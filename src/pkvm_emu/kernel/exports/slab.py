@@ -26,6 +26,12 @@ def kmalloc_caches(kernel: Kernel) -> bytes:
     return struct.pack(f"<{len(row)}Q", *row) * _KMALLOC_TYPES
 
 
+@kernel_variable("mem_alloc_profiling_key", 16)
+def mem_alloc_profiling_key(kernel: Kernel) -> bytes:
+    """The static key of ``CONFIG_MEM_ALLOC_PROFILING`` (6.10 and later): off."""
+    return b""
+
+
 # kmalloc
 
 
