@@ -40,7 +40,11 @@ def run_plan(system: System, plan: BootPlan, deprivilege: bool = True) -> None:
 
         start(kernel, system.hyp)
     load = boot_protected_modules if kernel.protected else load_without_protection
+    if plan.image is None and "kvm-arm.protected_modules" in line:
+        # There is no modules.dep to go by: the list is taken at its word.
+        system.modprobe.in_turn = frozenset(name.replace("-", "_") for name in plan.names)
     load(kernel, plan.names, system.modprobe, system.boot_report)
+    system.modprobe.in_turn = frozenset()
     if deprivilege and kernel.protected:
         announce.before_deprivilege(kernel)
         kernel.deprivilege()

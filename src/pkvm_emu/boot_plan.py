@@ -137,6 +137,7 @@ def plan_boot(
         )
         boot_line = boot_line.encode()[: MAX_LENGTH - 1].decode("utf-8", "ignore")
     line = CommandLine(boot_line)
+    choose_generation(android, files)
     files = loading_order(files)
     if _PROTECTED in CommandLine(cmdline):
         protected = line.protected_modules

@@ -324,7 +324,7 @@ def test_a_duplicate_name_ends_the_list(boot) -> None:
 
 
 def test_an_importer_before_its_exporter_ends_the_list(boot) -> None:
-    system = boot("", "imp_mod", "exp_mod")
+    system = boot("kvm-arm.protected_modules=imp_mod,exp_mod", "imp_mod", "exp_mod")
     assert [one.status for one in system.boot_report.outcomes] == ["failed", "skipped"]
     assert "imp_mod: Unknown symbol __kvm_nvhe_exp_fn (err -2)" in system.dmesg
 

@@ -278,10 +278,15 @@ def test_an_endless_loop_in_init_ends_with_the_function(c_module, monkeypatch, l
     assert refused(lambda: boot(module), Stuck, MODULE_FAILED) == text
 
 
-def test_a_module_without_an_init_function_has_nothing_to_run(c_module) -> None:
-    text = refused(lambda: boot(c_module("int unused;\n", None)), UsageError, INPUT_WRONG)
-    assert "probe.ko" in text
-    assert "init_module" in text
+def test_a_module_without_an_init_function_loads_as_in_the_kernel(c_module) -> None:
+    assert boot(c_module("int unused;\n", None)).modules["probe"].status == "live"
+
+
+def test_two_modules_of_the_same_name_are_refused(pkvm_driver, tmp_path) -> None:
+    other = tmp_path / "other.ko"
+    other.write_bytes(pkvm_driver("16").read_bytes() + b" ")
+    text = refused(lambda: boot(pkvm_driver("16"), other), UsageError, INPUT_WRONG)
+    assert "are both called pkvm_driver" in text
 
 
 LOADS_NOTHING = """

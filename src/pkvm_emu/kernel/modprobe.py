@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
 
 Parameter = tuple[str, str | None]
-_EPERM, _ENOENT, _ENOEXEC, _ELOOP = 1, 2, 8, 40
+_EPERM, _ENOENT, _ENOEXEC, _EEXIST, _ELOOP = 1, 2, 8, 17, 40
 #: Modules that one may depend on through others.
 _DEPTH_LIMIT = 64
 _SHOWN = 3
@@ -42,6 +42,8 @@ class Modprobe:
         parameters: further parameters by module, behind those of ``modules.options`` and the command line.
         prepare: called with each file before it is loaded (the made-up board).
         told: receives a line about what was passed over.
+        in_turn: names that are loaded one by one, as a ``modprobe`` without ``modules.dep`` does it: none of them is loaded
+            because another one needs it, and one that is there already is -EEXIST.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -51,6 +53,7 @@ class Modprobe:
         self.parameters: dict[str, Sequence[Parameter]] = {}
         self.prepare: Callable[[ModuleFile], None] = lambda file: None
         self.told: Callable[[str], None] = lambda text: None
+        self.in_turn: frozenset[str] = frozenset()
 
     # What is there
 
@@ -179,6 +182,8 @@ class _Run:
     def load(self, name: str, parameters: Sequence[Parameter], above: tuple[str, ...]) -> None:
         store, wanted = self._store, canonical(name)
         if wanted in self._kernel.loader.modules:
+            if wanted in store.in_turn:
+                raise ModuleLoadError(f"{wanted} is loaded already (-EEXIST)", -_EEXIST, wanted, "lookup")
             return
         aliases = store.directory.aliased(name) if store.directory is not None else []
         targets = [target for target in sorted({wanted, *aliases}) if target in store]
@@ -230,6 +235,8 @@ class _Run:
                 f"{above[-1]}: dependencies in a circle: {circle}", -_ELOOP, above[-1], "dependencies"
             )
         # One that is nowhere: the link of the module says which of its symbols are missing, or Python serves them.
+        if needed in self._store.in_turn:
+            return
         if needed in self._store and not self._is_stood_in(needed, file):
             self.load(needed, (), above)
 

@@ -45,8 +45,14 @@ def loading_order(files: Sequence[ModuleFile]) -> list[ModuleFile]:
     """``files`` with each behind those that it needs; otherwise in the order given.
 
     Raises:
-        UsageError: modules need each other in a circle.
+        UsageError: modules need each other in a circle, or two have the same name.
     """
+    for index, file in enumerate(files):
+        twin = next((other for other in files[:index] if other.name == file.name and other is not file), None)
+        if twin is not None:
+            raise UsageError(
+                f"{twin.file_name} and {file.file_name} are both called {file.name}: a kernel has one of a name"
+            )
     by_name = {file.name.replace("-", "_"): file for file in files}
     needs = {
         name: [n for n in needed_modules(file, by_name) if n in by_name and n != name] for name, file in by_name.items()
