@@ -78,6 +78,10 @@ class PlatformBus(State):
         table = memory.read_u64(address + structure.of_match_table)
         probe = probe or memory.read_u64(address + structure.probe)
         driver = self.drivers[address] = Driver(address, name, table, probe, structure, layout)
+        result = self._add_groups(driver)
+        if result:
+            del self.drivers[address]
+            return result
         for node in self._kernel.part(DeviceTree).all_nodes():
             self._attach(driver, node)
         return 0
@@ -99,7 +103,11 @@ class PlatformBus(State):
         for waiting, driver in list(self.deferred.items()):
             if driver == address:
                 del self.deferred[waiting]
-        self.drivers.pop(address, None)
+        driver = self.drivers.pop(address, None)
+        if driver is not None and self._pointer(driver, driver.structure.groups):
+            from pkvm_emu.kernel.fs.driver_groups import remove_driver
+
+            remove_driver(self._kernel, address + driver.structure.driver)
 
     def probe_new(self) -> None:
         """Offer devices that appeared to the registered drivers."""
@@ -114,6 +122,11 @@ class PlatformBus(State):
         remove = memory.read_u64(driver.address + driver.structure.remove)
         if driver.structure.remove_new is not None:
             remove = memory.read_u64(driver.address + driver.structure.remove_new) or remove
+        groups = self._pointer(driver, driver.structure.dev_groups)
+        if groups and device.is_bound:
+            from pkvm_emu.kernel.fs.driver_groups import remove_device_groups
+
+            remove_device_groups(self._kernel, device.address, groups)
         if remove:
             self._kernel.call(remove, device.platform)
         self.bound.remove(device.address)
@@ -143,6 +156,7 @@ class PlatformBus(State):
             device.is_bound = True
             self.bound.append(device.address)
             self.deferred.pop(device.address, None)
+            self._add_device_groups(driver, device)
             self._retry_deferred()
             return
         self._let_go(device)
@@ -150,6 +164,29 @@ class PlatformBus(State):
             self.deferred[device.address] = driver.address
         elif result not in (-ENODEV, -ENXIO):
             self._report(driver, device, result)
+
+    def _pointer(self, driver: Driver, offset: int) -> int:
+        return self._kernel.memory.read_u64(driver.address + offset)
+
+    def _add_groups(self, driver: Driver) -> int:
+        groups = self._pointer(driver, driver.structure.groups)
+        if not groups:
+            return 0
+        # Few drivers have files, and the file system is not loaded for the others.
+        from pkvm_emu.kernel.fs.driver_groups import add_driver_groups
+
+        return add_driver_groups(self._kernel, driver.address + driver.structure.driver, driver.name, groups)
+
+    def _add_device_groups(self, driver: Driver, device: Device) -> None:
+        groups = self._pointer(driver, driver.structure.dev_groups)
+        if not groups:
+            return
+        from pkvm_emu.kernel.fs.driver_groups import add_device_groups
+
+        if add_device_groups(self._kernel, device.address, groups):
+            self._kernel.log.write(f"{driver.name} {device.name}: device_add_groups() failed", _ERROR)
+            device.is_bound = False
+            self.unbind(device)
 
     def _report(self, driver: Driver, device: Device, result: int) -> None:
         if self._kernel.generation.kernel >= _PROBE_ERROR_OF_DEVICE:

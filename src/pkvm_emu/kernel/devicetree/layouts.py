@@ -192,6 +192,16 @@ class DriverLayout:
         """``driver.of_match_table``"""
         return self.driver + 40
 
+    @property
+    def groups(self) -> int:
+        """``driver.groups``"""
+        return self.driver + 104
+
+    @property
+    def dev_groups(self) -> int:
+        """``driver.dev_groups``"""
+        return self.driver + 112
+
 
 #: With and without a member ``remove_new``, which 6.3 brought, stable releases of 5.15 took over and 6.11 made a union.
 DRIVER_PLAIN = DriverLayout(driver=40, remove_new=None)
