@@ -26,8 +26,7 @@ struct regmap;
 struct regmap *syscon_regmap_lookup_by_phandle(struct device_node *np, const char *property);
 int regmap_read(struct regmap *map, unsigned int reg, unsigned int *val);
 int regmap_write(struct regmap *map, unsigned int reg, unsigned int val);
-int regmap_update_bits_base(struct regmap *map, unsigned int reg, unsigned int mask, unsigned int val, bool *change, bool async,
-			    bool force);
+int regmap_update_bits_base(struct regmap *map, u32 reg, u32 mask, u32 val, bool *change, bool async, bool force);
 static ssize_t state_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
 	return sysfs_emit(buf, "%s\\n", dev_name(dev));

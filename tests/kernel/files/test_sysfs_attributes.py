@@ -69,7 +69,9 @@ static struct attribute gadget_wo = { .name = "wo", .mode = 0644 };
 static struct attribute *gadget_attrs[] = { &gadget_id, &gadget_wo, NULL };
 ATTRIBUTE_GROUPS(gadget);
 static void gadget_release(struct kobject *kobj) { pr_info("gadget %d released\n", container_of(kobj, struct gadget, kobj)->id); }
-static const struct kobj_type gadget_type = { .release = gadget_release, .sysfs_ops = &gadget_ops, .default_groups = gadget_groups };
+static const struct kobj_type gadget_type = {
+	.release = gadget_release, .sysfs_ops = &gadget_ops, .default_groups = gadget_groups,
+};
 static struct gadget gadget = { .id = 3 };
 
 static ssize_t speed_show(struct device *dev, struct device_attribute *attr, char *buf)
@@ -103,8 +105,8 @@ static int __init demo_init(void)
 	top = kobject_create_and_add("demo", kernel_kobj);
 	below = kobject_create_and_add("below", top);
 	ret = sysfs_create_file(top, &value_attr.attr) ?: sysfs_create_file(top, &blind_attr.attr) ?:
-	      sysfs_create_file(top, &wrong_attr.attr) ?: sysfs_create_bin_file(top, &bin_attr_raw) ?:
-	      sysfs_create_group(top, &group) ?: sysfs_create_link(below, top, "up");
+		sysfs_create_file(top, &wrong_attr.attr) ?: sysfs_create_bin_file(top, &bin_attr_raw) ?:
+		sysfs_create_group(top, &group) ?: sysfs_create_link(below, top, "up");
 	if (ret)
 		return ret;
 	pr_info("twice %d, same name %d\n", sysfs_create_file(top, &value_attr.attr),

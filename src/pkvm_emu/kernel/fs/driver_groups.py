@@ -1,4 +1,4 @@
-"""Attribute groups that a driver declares: for itself, and for the devices that are bound to it (``drivers/base/{driver,dd}.c``)."""
+"""Attribute groups that a driver declares, for itself and for the devices bound to it (``drivers/base/{driver,dd}.c``)."""
 
 from __future__ import annotations
 
