@@ -43,8 +43,8 @@ void hyp_call(pkvm_handler_regs_t *regs)
 	case 5: x[1] = INIT_DEVICE; break;
 	case 6: x[1] = ops->host_donate_hyp(x[2], 1 DONATE_ARG); break;
 	case 7: x[1] = ops->hyp_donate_host(x[2], 1); break;
-	case 8: x[1] = REGISTER_RESET; break;
-	case 9: x[1] = INIT_SCMI; break;
+	case 20: x[1] = REGISTER_RESET; break;
+	case 21: x[1] = INIT_SCMI; break;
 	}
 }
 """
@@ -305,11 +305,11 @@ class Driver:
 
     def on_reset(self, pa: int, cookie: int) -> int:
         """The module registers its reset handler for the device at ``pa``."""
-        return self._control(8, pa, cookie)[0]
+        return self._control(20, pa, cookie)[0]
 
     def init_scmi(self, smc: int, domain: int, base: int, size: int = 4096) -> int:
         """The driver registers an SCMI power domain for its IOMMU; an errno as 32 bits."""
-        return self._control(9, smc, domain, base, size)[0] & 0xFFFF_FFFF
+        return self._control(21, smc, domain, base, size)[0] & 0xFFFF_FFFF
 
     def donate(self, pa: int) -> None:
         """The module takes a page of the host."""
