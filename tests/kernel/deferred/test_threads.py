@@ -51,6 +51,13 @@ int kick(void) { return wake_up_process(thread); }
 int park(void) { return kthread_park(thread); }
 int unpark(void) { kthread_unpark(thread); return 0; }
 
+static int deaf(void *data)
+{
+	for (;;)
+		msleep(1000);
+}
+int start_deaf(void) { thread = kthread_run(deaf, NULL, "deaf"); return 0; }
+
 /* producer and consumer over a wait queue */
 static DECLARE_WAIT_QUEUE_HEAD(queue);
 int available, consumed, timeouts;
@@ -166,6 +173,13 @@ def test_a_thread_that_never_ran_is_stopped_with_eintr(threads: Calls) -> None:
     threads.system.idle(1)
     assert threads["rounds"] == 0
     assert threads.stop() == -4
+
+
+def test_stopping_a_thread_that_does_not_listen_is_a_hung_task(threads: Calls) -> None:
+    threads.start_deaf()
+    threads.system.kernel.run_ready()
+    with pytest.raises(Stuck, match=r"init\[1\] is blocked for more than 120 s: stop\+.* waits for the end of the thread deaf\["):
+        threads.stop()
 
 
 def test_a_parked_thread_goes_on_when_it_is_unparked(threads: Calls) -> None:

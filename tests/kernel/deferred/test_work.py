@@ -71,7 +71,9 @@ static int links;
 static void next_link(struct work_struct *w) { if (++links < 5) queue_work(own, w); }
 int start_chain(void) { INIT_WORK(&chain, next_link); queue_work(own, &chain); drain_workqueue(own); return links; }
 
-int in_atomic_context;
+static struct work_struct restless;
+static void at_once(struct work_struct *w) { queue_work(system_wq, w); }
+int start_restless(void) { INIT_WORK(&restless, at_once); return schedule_work(&restless); }
 static int __init work_init(void) { return schedule_work(&counter) ? 0 : -EBUSY; }
 module_init(work_init);
 """
@@ -195,6 +197,13 @@ def test_what_starts_itself_again_does_not_keep_the_host_from_idling(works: Call
     assert works.stop_periodic() == 1
     works.system.idle(1)
     assert works.count_periods() == 11
+
+
+def test_what_queues_itself_without_a_pause_is_endless_where_the_host_idles(works: Calls) -> None:
+    works.start_restless()
+    works.system.idle()
+    with pytest.raises(Stuck, match="there is no end of them: kworker"):
+        works.system.idle(10)
 
 
 def test_an_item_that_waits_for_itself_is_an_error(works: Calls) -> None:

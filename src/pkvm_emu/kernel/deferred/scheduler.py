@@ -35,6 +35,10 @@ NS_PER_JIFFY = NS_PER_SECOND // HZ
 FOREVER = (1 << 63) - 1
 #: How far an idle host looks ahead, and how many things it lets happen at most.
 _IDLE_NS, _IDLE_STEPS = 10 * NS_PER_SECOND, 4096
+#: A wait without a limit during which others run for so long is a hung task (``CONFIG_DEFAULT_HUNG_TASK_TIMEOUT``).
+_HUNG_NS = 120 * NS_PER_SECOND
+#: Things that may happen within one wait or one idling before they count as endless.
+_MAX_STEPS = 20_000
 
 
 #: What happens when the function of a task of a kind has returned.
@@ -122,7 +126,11 @@ class Scheduler(State):
             raise
 
     def _wait(self, task: Task, what: str, place: int, is_over: Callable[[], bool], deadline: int | None) -> bool:
+        started, steps = self._kernel.uptime_ns(), 0
         while True:
+            steps += 1
+            if steps > _MAX_STEPS or (deadline is None and self._kernel.uptime_ns() - started > _HUNG_NS):
+                raise Stuck(self._hung(task, what))
             if is_over():
                 return self._end_wait(task, True)
             if deadline is not None and self._kernel.uptime_ns() >= deadline:
@@ -207,12 +215,22 @@ class Scheduler(State):
         others = f" ({'; '.join(asleep)})" if asleep else ""
         return f"{task.label} waits for ever: {called} waits for {what}, and nothing can wake it{others}"
 
+    def _hung(self, task: Task, what: str) -> str:
+        called = self._kernel.machine.core.describe(self._kernel.machine.engine.read("x30") - 4, 1)
+        return (
+            f"{task.label} is blocked for more than 120 s: {called} waits for {what} while others run: {self._busy()}"
+        )
+
+    def _busy(self) -> str:
+        return "; ".join(self.pending()) or "nothing is left"
+
     # Running
 
     def run_ready(self) -> bool:
         """Run everything that is ready or due; time does not go on by itself. Whether there was anything."""
         count = 0
-        while self._step(self._kernel.uptime_ns()):
+        # What makes itself ready again and again has its next turns later.
+        while count < _IDLE_STEPS and self._step(self._kernel.uptime_ns()):
             count += 1
         return count > 0
 
@@ -226,8 +244,13 @@ class Scheduler(State):
         self.run_ready()
         end = self._kernel.uptime_ns() + (_IDLE_NS if nanoseconds is None else nanoseconds)
         if nanoseconds is not None:
+            steps = 0
             while self._step(end):
-                pass
+                steps += 1
+                if steps > _MAX_STEPS:
+                    raise Stuck(
+                        f"{_MAX_STEPS} things happened while the host idled, and there is no end of them: {self._busy()}"
+                    )
             self._sleep_until(end)
             return
         pending = self._timers.armed()
@@ -239,7 +262,9 @@ class Scheduler(State):
         self.run_ready()
 
     def _sleeping_workers(self) -> set[int]:
-        return {va for va, entry in self._timers.entries.items() if entry.kind == "deadline" and self._is_worker(va & ~1)}
+        return {
+            va for va, entry in self._timers.entries.items() if entry.kind == "deadline" and self._is_worker(va & ~1)
+        }
 
     def _is_worker(self, va: int) -> bool:
         task = self._tasks.by_va.get(va)
