@@ -94,16 +94,21 @@ class Breakpoints:
                 if not point.is_internal:
                     self.remove(point)
 
+    def dispose(self) -> None:
+        """Take everything away, hooks and all."""
+        self._points.clear()
+        self.arm(None)
+
     def arm(self, pc: int | None) -> None:
-        """Put the hooks where they belong; what is at ``pc``, where the run goes on, does not stop it again."""
+        """Put the hooks where they belong; what was in force at ``pc``, where the run goes on, does not stop it again."""
         if not self._hooks and not self._points:
             return
+        self._passed = pc if pc in self._hooks else None
         for va in [va for va in self._hooks if va not in self._points]:
             self._engine.unhook(self._hooks.pop(va))
         for va in self._points:
             if va not in self._hooks:
                 self._hooks[va] = self._engine.hook_code(va, va, self._reached)
-        self._passed = pc if pc in self._hooks else None
 
     def _reached(self, pc: int) -> None:
         if self._passed is not None:

@@ -81,8 +81,7 @@ class RunControl:
 
     def detach(self) -> None:
         """Leave the machine as it is without debugger."""
-        self.breakpoints.clear()
-        self.breakpoints.arm(None)
+        self.breakpoints.dispose()
         self.watchpoints.clear()
         self._core.control = None
         self._core.on_result = self._next_result

@@ -126,8 +126,9 @@ def write_elf(sections: list[ImageSection], symbols: list[ImageSymbol]) -> bytes
             link, info, section.align, section.entsize,
         )  # fmt: skip
     body += bytes(align_up(len(body), 8) - len(body))
+    # No entry point: debuggers end backtraces at the function that holds it.
     _HEADER.pack_into(
-        body, 0, _IDENT, _ET_EXEC, _EM_AARCH64, 1, low, _HEADER.size, len(body), 0,
+        body, 0, _IDENT, _ET_EXEC, _EM_AARCH64, 1, 0, _HEADER.size, len(body), 0,
         _HEADER.size, _SEGMENT.size, 1, _SECTION.size, count + 4, count + 3,
     )  # fmt: skip
     size = max(filled - _LOADED_OFFSET, 0)

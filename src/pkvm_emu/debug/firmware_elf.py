@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from pkvm_emu.arch.insn import ERET, RET, branch_target, is_b, is_bl, is_brk, is_svc
+from pkvm_emu.arch.insn import ERET, NOP, RET, branch_target, is_b, is_bl, is_brk, is_svc
 from pkvm_emu.debug.cfi import FrameTable
 from pkvm_emu.debug.elfimage import ImageSection, ImageSymbol, code_section, write_elf
 from pkvm_emu.debug.firmware_frames import el1_frames, el2_frames
@@ -87,20 +87,18 @@ def function_labels(image: FirmwareImage) -> set[str]:
     words = [int.from_bytes(image.code[at : at + 4], "little") for at in range(0, image.text_size, 4)]
     # An image begins with its vectors, which reach everything else by branches.
     ends = [0, _VECTORS_SIZE] + [4 * index + 4 for index, word in enumerate(words) if word in (RET, ERET)]
-    called: set[int] = set()
-    local: set[int] = set()
-    for index, word in enumerate(words):
-        target = branch_target(word, 4 * index)
-        if target is not None:
-            is_near = bisect_right(ends, target) == bisect_right(ends, 4 * index)
-            (local if is_near and not is_bl(word) else called).add(target)
+    targets = ((at, branch_target(words[at // 4], at)) for at in range(0, image.text_size, 4))
+    branches = [(at, target) for at, target in targets if target is not None]
+    called = {target for at, target in branches if is_bl(words[at // 4])}
+    jumped = {target for at, target in branches if bisect_right(ends, target) != bisect_right(ends, at)}
+    local = {target for at, target in branches} - jumped
     found = set()
     for name, offset in image.symbols.items():
         before = words[offset // 4 - 1] if 0 < offset < image.text_size else RET
-        follows_end = (
-            before in (RET, ERET, 0) or is_b(before) or is_brk(before) is not None or is_svc(before) is not None
-        )
-        if offset in called or offset in ends or (follows_end and offset not in local) or name == _RETURN:
+        # Code that falls through to a label belongs to one function with it, whoever else jumps there.
+        follows_end = before in (RET, ERET, NOP, 0) or is_b(before)
+        follows_end = follows_end or is_brk(before) is not None or is_svc(before) is not None
+        if offset in called or name == _RETURN or offset in ends or (follows_end and offset not in local):
             found.add(name)
     return found
 

@@ -11,7 +11,7 @@ import zlib
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from pkvm_emu.debug.elfimage import ImageSection, ImageSymbol, write_elf
+from pkvm_emu.debug.elfimage import ImageSection, ImageSymbol, code_section, write_elf
 from pkvm_emu.debug.module_frames import ModuleFrames
 from pkvm_emu.elf.elements import (
     MASK64,
@@ -65,6 +65,10 @@ def module_elf(module: LoadedModule, el: int, delta: int, va_bits: int) -> bytes
         kind = SHT_NOBITS if section.is_nobits else SHT_PROGBITS
         sections.append(ImageSection(section.name, data, va, section.size, section.flags & 7, kind, section.align))
     symbols = _symbols(module, el, places)
+    for area in module.layout.veneers if el == 1 else ():
+        # Branch islands lie behind the last section of their region.
+        sections.append(code_section(f".veneers.{area.region}", area.va, module.image.read(area.va, area.size)))
+        symbols.append(ImageSymbol(f"veneers.{area.region}", area.va, area.size))
     frames = ModuleFrames(el, va_bits)
     for image in sections:
         if image.name.endswith(".eh_frame") and image.data:

@@ -111,7 +111,7 @@ class Remote:
         session = self._session
         assert session is not None
         session.at_stop(stop)
-        if stop.text:
+        if stop.text and stop.kind is not StopKind.INTERRUPT:
             self._send(b"O" + f"{stop.text}\n".encode().hex().encode())
         self._send(session.stop_reply())
 

@@ -12,6 +12,7 @@ import select
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable
 
 from pkvm_emu.debug import codec
@@ -24,6 +25,7 @@ _INTERRUPT = b"\x03"
 _CHUNK = 1 << 16
 _REPEAT_SECONDS = 0.01
 _REFUSAL_SECONDS = 1.0
+_PATIENCE = 30
 _REFUSAL = b"E.another debugger is attached: detach it first"
 
 
@@ -204,16 +206,30 @@ class SocketLink:
             newcomer, _ = self._listener.accept()
         except OSError:
             return
+        if not self._adopt(newcomer):
+            threading.Thread(target=self._wait_or_refuse, args=(newcomer,), daemon=True).start()
+
+    def _adopt(self, newcomer: socket.socket) -> bool:
+        """Make a connection the client, where there is none."""
         with self._changed:
-            if self._client is None:
-                if newcomer.family != socket.AF_UNIX:
-                    newcomer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._client = newcomer
-                if self._is_running:
-                    self._reason = "a debugger has come"
-                self._changed.notify_all()
+            if self._client is not None or self._is_closed:
+                return False
+            if newcomer.family != socket.AF_UNIX:
+                newcomer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._client = newcomer
+            if self._is_running:
+                self._reason = "a debugger has come"
+            self._changed.notify_all()
+        self._wake()
+        return True
+
+    def _wait_or_refuse(self, newcomer: socket.socket) -> None:
+        """A client that has gone may not have been noticed yet; one that is there keeps its place."""
+        for _ in range(_PATIENCE):
+            time.sleep(_REPEAT_SECONDS)
+            if self._adopt(newcomer):
                 return
-        threading.Thread(target=_refuse, args=(newcomer,), daemon=True).start()
+        _refuse(newcomer)
 
 
 def _receive(client: socket.socket) -> bytes:
