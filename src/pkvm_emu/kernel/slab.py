@@ -201,11 +201,12 @@ class Slab(State):
         allocation = self.live.get(address)
         start = address
         if allocation is None:
-            page = address & -PAGE_SIZE
-            # An object of a cache begins on its page or a page or two before it.
-            near = (key for key in self.live if page - 2 * PAGE_SIZE <= key <= address)
-            start = max((key for key in near if address < key + self.usable_size(key)), default=-1)
+            # Objects of caches are aligned, and no larger than what kmalloc takes from a cache.
+            below = range(address & -8, max(address - KMALLOC_MAX_CACHE, 0), -8)
+            start = next((key for key in below if key in self.live), -1)
             allocation = self.live.get(start)
+            if allocation is not None and address >= start + self.usable_size(start):
+                return None
         if allocation is None or not allocation.cache:
             return None
         return start, self.caches[allocation.cache].size, self._cache_name(allocation)

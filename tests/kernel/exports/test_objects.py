@@ -62,6 +62,40 @@ def test_percpu_memory_is_zero_and_apart(host: Host) -> None:
         host.call("free_percpu", first + 8)
 
 
+def test_a_pool_of_elements_has_a_reserve(host: Host) -> None:
+    functions = [host.kernel.symbols.resolve(name) for name in ("mempool_kmalloc", "mempool_kfree")]
+    live = len(host.kernel.part(Slab).live)
+    pool = host.call("mempool_create_node_noprof", 2, *functions, 100, GFP, 0)
+    assert struct.unpack("<II", host.read(pool + 4, 8)) == (2, 2)
+    huge = host.kernel.symbols.resolve("mempool_alloc_pages")
+    host.kernel.memory.write_u64(pool + 32, huge)
+    reserve = [host.call("mempool_alloc_noprof", pool, 0) for _ in range(3)]
+    assert all(reserve[:2])
+    assert reserve[2] == 0
+    host.call("mempool_free", reserve[0], pool)
+    assert struct.unpack("<II", host.read(pool + 4, 8)) == (2, 1)
+    host.kernel.memory.write_u64(pool + 32, functions[0])
+    assert host.s32("mempool_resize", pool, 4) == 0
+    host.call("mempool_free", reserve[1], pool)
+    host.call("mempool_destroy", pool)
+    assert len(host.kernel.part(Slab).live) == live
+
+
+def test_memory_of_a_device_in_other_sizes(host: Host) -> None:
+    device = host.buffer(1024)
+    pages = host.call("devm_get_free_pages", device, GFP, 1)
+    assert pages % PAGE_SIZE == 0
+    host.call("devm_free_pages", device, pages)
+    host.call("devm_free_pages", device, pages)
+    assert "WARNING" in host.log
+    memory = host.call("devm_kmalloc", device, 16, GFP)
+    host.kernel.memory.write(memory, b"0123456789abcdef")
+    larger = host.call("devm_krealloc", device, memory, 5000, GFP)
+    assert host.read(larger, 16) == b"0123456789abcdef"
+    with pytest.raises(ModuleError, match="no memory of the device"):
+        host.call("devm_krealloc", device, memory + 8, 10, GFP)
+
+
 def test_a_queue_wraps_around(host: Host) -> None:
     fifo = host.buffer(24)
     assert host.s32("__kfifo_alloc", fifo, 6, 2, GFP) == 0

@@ -177,6 +177,17 @@ def test_registering_makes_a_node_and_a_class_device(system: System) -> None:
     assert "DEVNAME=foo" in system.fs.read("/sys/devices/virtual/misc/foo/uevent")
 
 
+def test_procfs_lists_devices(newest: System) -> None:
+    assert newest.fs.read("/proc/misc") == "200 bare\n127 foo\n"
+    assert " 10 misc\n" in newest.fs.read("/proc/devices")
+
+
+def test_a_file_without_an_end_is_not_read_as_a_whole(newest: System) -> None:
+    with pytest.raises(FsError) as caught:
+        newest.fs.read_bytes("/dev/zero")
+    assert caught.value.errno == 27
+
+
 def test_two_openers_have_their_own_data_and_positions(system: System) -> None:
     first, second = (system.fs.open("/dev/foo", O_RDWR) for _ in range(2))
     assert "open of minor 127 as foo" in said(system)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
 
 _NAME_MAX, _PATH_MAX = 255, 4096
+#: More than this is not read as a whole: a driver may give data without end.
+_WHOLE_MAX = 64 << 20
+EFBIG = 27
 #: So many symbolic links are followed on the way to one file (``MAXSYMLINKS``).
 _LINKS_MAX = 40
 
@@ -224,7 +227,7 @@ class FileSystem(State):
         """What ``cat path`` would print; a file that blocks gives what it has now.
 
         Raises:
-            FsError: the open or a read failed.
+            FsError: the open or a read failed; EFBIG: the file has more than 64 MiB, or no end.
         """
         handle = self.open(path)
         out = bytearray()
@@ -238,6 +241,8 @@ class FileSystem(State):
                 if not chunk:
                     return bytes(out)
                 out += chunk
+                if len(out) > _WHOLE_MAX:
+                    raise FsError(EFBIG, path)
         finally:
             handle.close()
 

@@ -82,3 +82,25 @@ def tainted(kernel: Kernel) -> str:
 def osrelease(kernel: Kernel) -> str:
     """``uname -r``."""
     return f"{kernel_release(kernel)}\n"
+
+
+@text_file("/proc/devices")
+def devices(kernel: Kernel) -> str:
+    """Major numbers and who took them."""
+    from pkvm_emu.kernel.fs.chrdevs import Chrdevs
+
+    taken = sorted((major, region.name) for (major, _), region in kernel.part(Chrdevs).regions.items())
+    return "Character devices:\n" + "".join(f"{major:3} {name}\n" for major, name in taken) + "\nBlock devices:\n"
+
+
+@text_file("/proc/misc")
+def misc(kernel: Kernel) -> str:
+    """Minor numbers and names of misc devices, newest first."""
+    from pkvm_emu.abi.file_structs import MiscDevice
+    from pkvm_emu.kernel.fs.chrdevs import Chrdevs
+
+    lines = []
+    for minor, address in kernel.part(Chrdevs).misc.items():
+        name = kernel.read_cstr(kernel.memory.read_u64(address + MiscDevice.NAME)).decode("latin-1")
+        lines.append(f"{minor:3} {name}\n")
+    return "".join(reversed(lines))
