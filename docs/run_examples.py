@@ -4,8 +4,8 @@
     python docs/run_examples.py --write    # put what is printed now into the documents
     python docs/run_examples.py README.md docs/running.md
 
-Two kinds of fenced blocks are executed, in the order of the document, in a directory that holds a copy of ``modules/`` and
-``docs/examples/``:
+Two kinds of fenced blocks are executed, in the order of the document, in a directory that holds a copy of ``modules/``,
+``examples/`` and ``docs/examples/``:
 
 * ``console`` blocks: each line that begins with ``$ `` is run by bash with ``pkvm-emu`` and ``python`` being those of this
   interpreter; the lines after it are what it prints, both streams together. Lines that begin with ``/ # `` are typed
@@ -103,6 +103,7 @@ class Sandbox:
         ignore = shutil.ignore_patterns("build-out", "*.ko", "*.o", "include")
         shutil.copytree(ROOT / "modules", self.directory / "modules", ignore=ignore)
         shutil.copytree(ROOT / "docs" / "examples", self.directory / "docs" / "examples", ignore=ignore)
+        shutil.copytree(ROOT / "examples", self.directory / "examples", ignore=ignore)
         programs = directory / "bin"
         programs.mkdir()
         for name, call in (("python", 'exec {0} "$@"'), ("pkvm-emu", 'exec {0} -m pkvm_emu "$@"')):

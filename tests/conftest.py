@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -124,3 +127,33 @@ def _undone(system: System) -> Iterator[System]:
     before = system.snapshot()
     yield system
     system.restore(before)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this source tree, built from a copy so that nothing is left in it."""
+    pytest.importorskip("setuptools", minversion="77")
+    pytest.importorskip("pip")
+    tree = tmp_path_factory.mktemp("tree")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(REPOSITORY / name, tree)
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build-out", "*.ko")
+    shutil.copytree(REPOSITORY / "src", tree / "src", ignore=ignore)
+    shutil.copytree(REPOSITORY / "modules", tree / "modules", ignore=ignore)
+    # What a developer's builds leave in the sample must not get into the wheel.
+    (tree / "modules" / "pkvm_driver" / "build-out").mkdir()
+    (tree / "modules" / "pkvm_driver" / "build-out" / "pkvm_driver.ko").write_bytes(b"stale")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tree),
+        str(tree),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(tree.glob("*.whl"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,37 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDED = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in")
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this source tree, built from a copy so that nothing is left in it."""
-    pytest.importorskip("setuptools", minversion="77")
-    pytest.importorskip("pip")
-    tree = tmp_path_factory.mktemp("tree")
-    for name in NEEDED:
-        shutil.copy(ROOT / name, tree)
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build-out", "*.ko")
-    shutil.copytree(ROOT / "src", tree / "src", ignore=ignore)
-    shutil.copytree(ROOT / "modules", tree / "modules", ignore=ignore)
-    # What a developer's builds leave in the sample must not get into the wheel.
-    (tree / "modules" / "pkvm_driver" / "build-out").mkdir()
-    (tree / "modules" / "pkvm_driver" / "build-out" / "pkvm_driver.ko").write_bytes(b"stale")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tree),
-        str(tree),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    return next(tree.glob("*.whl"))
 
 
 @pytest.fixture(scope="module")

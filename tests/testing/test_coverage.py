@@ -82,7 +82,7 @@ def test_the_share_is_that_of_the_instructions_of_el2_functions() -> None:
     assert is_enough(made(), 33)[0]
     assert not is_enough(made(), 34)[0]
     assert list(table(made())) == [
-        "my-module                EL2   33.3 %  2 of 6 instructions, 1 of 2 functions  my.ko",
+        "my-module                EL2   33.3 %  2 of 6 instructions, 1 of 2 functions  (my.ko, d1)",
     ]
 
 

@@ -33,10 +33,13 @@ class SharedPages(Checker):
         elif call.name == "host_unshare_hyp" and result == 0:
             if call.args[0] in self.shared:
                 self._unpinned(call.args[0])
-        elif call.name == "pin_shared_mem" and result == 0:
+        elif call.name == "pin_shared_mem":
             for pfn in self._pages(call):
+                # One that cannot be pinned is not used either, or the op would not be asked.
                 if pfn in self.shared:
                     del self.shared[pfn]
+                if result:
+                    continue
                 count = self.pins[pfn][0] if pfn in self.pins else 0
                 self.pins[pfn] = (count + 1, call.caller)
         elif call.name == "unpin_shared_mem":

@@ -35,7 +35,7 @@ def table(coverage: Coverage) -> Iterator[str]:
             share = f"{100.0 * done / total:5.1f} %" if total else "     --"
             yield (
                 f"{module.name:<24} EL{el}  {share}  {done} of {total} instructions, {called} of {len(counts)} functions  "
-                f"{module.file}"
+                f"({module.file}, {module.digest[:8]})"
             )
 
 
