@@ -101,10 +101,14 @@ class ExternalPool(State):
             pa = admit(self._hyp, cache, order)
             if pa is None:
                 return -EINVAL
-            self.orders[pa] = order
-            self._hyp.vmemmap.set_refcount(pa, 1, order)
-            self.put(pa)
+            self.add(pa, order)
         return 0
+
+    def add(self, pa: int, order: int) -> None:
+        """Take a block that the hypervisor owns."""
+        self.orders[pa] = order
+        self._hyp.vmemmap.set_refcount(pa, 1, order)
+        self.put(pa)
 
     def reclaim(self, cache: HostMemcache, pages: int) -> int:
         """Give free blocks of ``pages`` pages back to the host: 0, or -ENOMEM when the pool is empty before that."""

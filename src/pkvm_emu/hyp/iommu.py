@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import E2BIG, EINVAL, ENODEV, ENOENT
+from errno import E2BIG, EBUSY, EINVAL, ENODEV, ENOENT
 from typing import TYPE_CHECKING
 
 from pkvm_emu.hyp.errors import HypBug
 from pkvm_emu.hyp.external_pool import ExternalPool
 from pkvm_emu.hyp.host_requests import DEST_HYP_IOMMU, TYPE_MEM, HostRequest, HostRequests
 from pkvm_emu.hyp.iommu_aborts import IommuAborts
+from pkvm_emu.hyp.iommu_blocks import BlockPools
 from pkvm_emu.hyp.iommu_driver import IommuDriver
 from pkvm_emu.hyp.iommu_rules import DOMAINS_ROOT_OFFSET, RULES, IommuRules
-from pkvm_emu.hyp.memcache import HostMemcache
+from pkvm_emu.hyp.memcache import HostMemcache, admit
 from pkvm_emu.hyp.pgtable import HOST_MEM_PROT, HOST_MMIO_PROT, visit_leaves
 from pkvm_emu.hyp.registry import hyp_part
 from pkvm_emu.machine.pagetable import DESC_VALID, LEVEL_SIZE, PAGE_SHIFT, PAGE_SIZE
@@ -60,6 +61,7 @@ class Iommu(State):
         self._guest: Vm | None = None
         self._host_pool = ExternalPool(hyp, "IOMMU", _HOST_POOL_ORDER)
         self._atomic_pool = ExternalPool(hyp, "atomic IOMMU", _ATOMIC_POOL_ORDER)
+        self._blocks = BlockPools(hyp)
         self._aborts = IommuAborts(hyp, self._wants_abort, self._handle_abort)
         hyp.host.add_iommu_hooks(self._idmap, self._idmap_complete)
 
@@ -92,6 +94,15 @@ class Iommu(State):
     def host_pool(self) -> ExternalPool:
         """Pages for the host's domains."""
         return self._host_pool
+
+    @property
+    def blocks(self) -> BlockPools:
+        """Pools in the host's ``pkvm,cma`` region (android15)."""
+        return self._blocks
+
+    def pool_of(self, pa: int) -> ExternalPool | BlockPools:
+        """Where a page of :meth:`donate` goes back to."""
+        return self._blocks if self.rules.has_block_pools and self._blocks.in_region(pa) else self.pool
 
     @property
     def atomic_pool(self) -> ExternalPool:
@@ -155,7 +166,8 @@ class Iommu(State):
 
     def donate(self, pool: ExternalPool, order: int, request: bool) -> int:
         """PA of a block of a pool; 0 without one, and a request for the host is left if ``request``."""
-        pa = pool.alloc(order)
+        pa = self._blocks.alloc(order) if self.rules.has_block_pools and pool is self._host_pool else None
+        pa = pool.alloc(order) if pa is None else pa
         if pa is None and request:
             wanted = HostRequest(TYPE_MEM, DEST_HYP_IOMMU, 1, PAGE_SIZE << order)
             if self._guest is not None:
@@ -165,8 +177,37 @@ class Iommu(State):
         return pa or 0
 
     def refill(self, cache: HostMemcache) -> int:
-        """Pages for the pool; -EINVAL without a driver."""
-        return self._host_pool.refill(cache) if self.ops else -EINVAL
+        """Pages for the pools: 0, -EINVAL (no driver, a page that cannot be taken), -EBUSY (all block pools are in use)."""
+        if not self.ops:
+            return -EINVAL
+        if not self.rules.has_block_pools:
+            return self._host_pool.refill(cache)
+        while cache.count:
+            order = cache.order
+            if cache.first & (PAGE_SIZE << order) - 1:
+                return -EINVAL
+            pa = admit(self._hyp, cache, order)
+            if pa is None:
+                return -EINVAL
+            if not self._blocks.is_block(pa, order):
+                self._host_pool.add(pa, order)
+            elif not self._blocks.add(pa):
+                cache.push(pa, order)
+                if self._hyp.ownership.hyp_donate_host(pa >> PAGE_SHIFT, 1 << order, origin="IOMMU block pool"):
+                    raise HypBug(f"the IOMMU core cannot give {pa:#x} back: WARN in __repudiate_host_page")
+                return -EBUSY
+        return 0
+
+    @property
+    def reclaimable(self) -> int:
+        """Pages that could go back to the host."""
+        return self._host_pool.free_pages + self._blocks.free_pages if self.ops else 0
+
+    def reclaim(self, cache: HostMemcache, target: int) -> None:
+        """Give ``target`` pages back, as far as there are."""
+        before = cache.count
+        self._host_pool.reclaim(cache, target)
+        self._blocks.reclaim(cache, target - (cache.count - before))
 
     # Power domains
 

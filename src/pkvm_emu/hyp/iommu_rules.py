@@ -52,6 +52,7 @@ class IommuRules:
         donation_asks_for_request: the second argument of ``iommu_donate_pages`` says whether to leave a request for the host;
             else it is flags, and a request is always left.
         reclaim_checks_order: giving back more than the block is a BUG; else the pages become cacheable again.
+        has_block_pools: 2 MiB pieces of the host's ``pkvm,cma`` region have pools of their own, which are asked first.
         null_is_refused: a NULL driver or NULL ops given to EL1 is -EINVAL; else a BUG of the kernel.
         memcache_has_mapping: ``struct kvm_hyp_memcache`` points at data that only EL1 uses.
         iommu_id_by_node: a driver's ``get_iommu_id`` takes the device-tree node; else the device.
@@ -78,6 +79,7 @@ class IommuRules:
     unmap_without_driver: int
     donation_asks_for_request: bool
     reclaim_checks_order: bool
+    has_block_pools: bool
     null_is_refused: bool
     memcache_has_mapping: bool
     iommu_id_by_node: bool
@@ -135,6 +137,7 @@ RULES: Mapping[str, IommuRules] = {
         unmap_without_driver=0,
         donation_asks_for_request=True,
         reclaim_checks_order=True,
+        has_block_pools=True,
         null_is_refused=False,
         memcache_has_mapping=False,
         iommu_id_by_node=False,
@@ -175,6 +178,7 @@ RULES: Mapping[str, IommuRules] = {
         unmap_without_driver=-19,
         donation_asks_for_request=False,
         reclaim_checks_order=False,
+        has_block_pools=False,
         null_is_refused=True,
         memcache_has_mapping=True,
         iommu_id_by_node=True,

@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.hyp import layout as hyp_layout
 from pkvm_emu.hyp.host_requests import DEST_HYP_ALLOC, DEST_HYP_IOMMU, TYPE_MEM
+from pkvm_emu.hyp.iommu_blocks import BLOCK_SIZE, CMA_OFFSET
 from pkvm_emu.hyp.iommu_rules import DOMAINS_ROOT_OFFSET, RULES
 from pkvm_emu.kernel import layout
+from pkvm_emu.kernel.devicetree.addresses import window
+from pkvm_emu.kernel.devicetree.nodes import DeviceTree
 from pkvm_emu.kernel.kernel_bug import warn
 from pkvm_emu.kernel.registry import kernel_part
-from pkvm_emu.machine.state import State
+from pkvm_emu.machine.state import State, StateDict
 
 if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
 
 _HCALL_BASE = 0xC600_0000
-_ERROR = 3
+_ERROR, _INFO = 3, 6
+_REGION = "pkvm,cma"
 #: ``struct kvm_iommu_driver``: init_driver, remove_driver, get_iommu_id (android15) or get_iommu_id_by_of (android16),
 #: then (android16) get_device_iommu_num_ids and get_device_iommu_id.
 INIT_DRIVER, REMOVE_DRIVER, GET_ID, NUM_IDS, DEVICE_ID = 0, 8, 16, 24, 32
@@ -54,11 +58,15 @@ class IommuDrivers(State):
 
     Attributes:
         driver: kernel VA of the ``struct kvm_iommu_driver``; 0 without one.
+        region: start and bytes of the memory that is kept for IOMMU drivers at EL2 (``pkvm,cma``, android15).
+        taken: the 2 MiB pieces of it that are in use, by PA.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel.machine.journal, "kernel.iommu")
         self.driver = 0
+        self.region = (0, 0)
+        self.taken: StateDict[int, bool] = StateDict(kernel.machine.journal)
 
 
 def s32(value: int) -> int:
@@ -113,10 +121,29 @@ def init_driver(kernel: Kernel) -> int:
     return kernel.call_s32(function)
 
 
+def announce_region(kernel: Kernel) -> None:
+    """``pkvm_iommu_cma_setup``: tell EL2 where the memory is that the device tree keeps for IOMMU drivers."""
+    root = kernel.part(DeviceTree).tree
+    if root is None or not RULES[kernel.generation.layout].has_block_pools:
+        return
+    node = next((node for node in root.walk() if _REGION in node.strings("compatible")), None)
+    found = None if node is None else window(node)
+    ram = kernel.machine.ram
+    if found is None or not ram.base <= found.start < found.start + found.size <= ram.end:
+        return
+    if (found.start | found.size) % BLOCK_SIZE:
+        kernel.kvm_log("pKVM IOMMU reserved memory not PMD-aligned", _INFO)
+    kernel.part(IommuDrivers).region = (found.start, found.size)
+    at = kernel.memory.image_pa + layout.IMAGE_HYP_TEXT + CMA_OFFSET
+    ram.write_u64(at, found.start)
+    ram.write_u64(at + 8, found.size)
+
+
 def start_at_boot(kernel: Kernel) -> None:
     """Start the driver right before the host is deprivileged, and say so where that fails; android14 has no such step."""
     if kernel.generation.layout not in BOOT:
         return
+    announce_region(kernel)
     error = init_driver(kernel)
     if error:
         kernel.log.write(f"Failed to init KVM IOMMU driver: {error}", _ERROR)

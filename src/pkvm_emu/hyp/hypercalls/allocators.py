@@ -30,7 +30,7 @@ def alloc_mgt_refill(hyp: Hypervisor, allocator: U64, head: U64, pages: U64) -> 
 def alloc_mgt_reclaimable(hyp: Hypervisor) -> int:
     """x1 = pages that the allocators could give back."""
     iommu = hyp.part(Iommu)
-    return hyp.part(HypHeap).reclaimable() + (iommu.host_pool.free_pages if iommu.ops else 0)
+    return hyp.part(HypHeap).reclaimable() + iommu.reclaimable
 
 
 @hypercall("hyp_alloc_mgt_reclaim")
@@ -40,5 +40,5 @@ def alloc_mgt_reclaim(hyp: Hypervisor, target: S32) -> tuple[int, int]:
     hyp.part(HypHeap).reclaim(cache, target)
     iommu = hyp.part(Iommu)
     if cache.count < target and iommu.ops:
-        iommu.host_pool.reclaim(cache, target)
+        iommu.reclaim(cache, target)
     return cache.head, cache.count

@@ -9,6 +9,7 @@ from pkvm_emu.hyp.external_pool import ExternalPool
 from pkvm_emu.hyp.host_requests import REQUEST_SIZE, HostRequest, HostRequests
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.iommu import Iommu
+from pkvm_emu.hyp.iommu_blocks import BlockPools
 from pkvm_emu.hyp.iommu_domains import flush_unmap_cache, init_gather
 from pkvm_emu.hyp.iommu_scmi import ScmiPower
 from pkvm_emu.hyp.pgtable import PAGE_HYP, PROT_NORMAL_NC
@@ -43,7 +44,7 @@ def _donate(hyp: Hypervisor, pool: ExternalPool, order: int, no_cache: bool, req
     return va
 
 
-def _check_order(hyp: Hypervisor, pool: ExternalPool, va: int, order: int) -> None:
+def _check_order(hyp: Hypervisor, pool: ExternalPool | BlockPools, va: int, order: int) -> None:
     if order > pool.order_of(hyp.stage1.pa_of(va)):
         raise HypBug(f"an IOMMU page at {va:#x} is given back with order {order}, it was taken with a smaller one")
 
@@ -68,7 +69,7 @@ def iommu_reclaim_pages(hyp: Hypervisor, va: Ptr, order: U8) -> None:
 
     A page that is not from the pool is a hypervisor BUG; so is an ``order`` larger than the block's on android15.
     """
-    pool = hyp.part(Iommu).pool
+    pool = hyp.part(Iommu).pool_of(hyp.stage1.pa_of(va))
     if hyp.part(Iommu).rules.reclaim_checks_order:
         _check_order(hyp, pool, va, order)
     else:
