@@ -53,6 +53,9 @@ class MmioWindows:
         Raises:
             UsageError: a model that cannot be read, or a window that is taken.
         """
+        if not specs:
+            return
+        # Only where a user gives models: it imports what few runs need.
         from pkvm_emu.devices.loading import read_spec
 
         for given in (one for spec in specs for one in read_spec(spec)):
