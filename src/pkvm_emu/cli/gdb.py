@@ -90,6 +90,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--socket", metavar="PATH", help="listen on a Unix socket and on no port")
     parser.add_argument("--launch", choices=("gdb", "lldb"), help="start the debugger here, attached")
     parser.add_argument(
+        "--command",
+        dest="typed",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="typed into the debugger that --launch starts, once it is attached (repeatable)",
+    )
+    parser.add_argument("--batch", action="store_true", help="the debugger that --launch starts ends after --command")
+    parser.add_argument(
         "--source-map", metavar="OLD=NEW", action="append", default=[], help="sources recorded under OLD are under NEW"
     )
     parser.add_argument("--record", metavar="FILE", help="write the packets of the session there")
@@ -117,7 +126,7 @@ def execute(arguments: argparse.Namespace) -> int:
             files = arguments.symbols or (place if arguments.launch == "lldb" else VIRTUAL_DIRECTORY)
             debugger = Debugger(system, Flow(acts), str(Path(files).absolute()))
             first = FirstStop(debugger, arguments.stop_at)
-            front = _Front(debugger, address, sources, arguments.launch, arguments.symbols is not None, here)
+            front = _Front(debugger, address, sources, arguments, here)
             try:
                 with _recording(arguments.record) as record:
                     serve(debugger, listener, first, front.announce, front.is_over, record)
@@ -150,15 +159,13 @@ class _Front:
         debugger: Debugger,
         address: str,
         sources: list[tuple[str, str]],
-        launch: str | None,
-        writes_files: bool,
+        arguments: argparse.Namespace,
         place: Path,
     ) -> None:
         self._debugger = debugger
         self._address = address
         self._sources = sources
-        self._launch = launch
-        self._writes_files = writes_files
+        self._arguments = arguments
         self._place = place
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -171,14 +178,15 @@ class _Front:
         print(f"stopped at {self._debugger.describe_cpu(stop.cpu)}")
         if stop.text:
             print(stop.text)
-        is_lldb = self._launch == "lldb"
-        paths = self._debugger.libraries.write() if self._writes_files or is_lldb else []
-        commands = (
-            lldb_commands(self._address, paths, self._sources)
-            if is_lldb
-            else gdb_commands(self._address, self._sources)
-        )
-        if self._launch is None:
+        arguments = self._arguments
+        is_lldb = arguments.launch == "lldb"
+        paths = self._debugger.libraries.write() if arguments.symbols is not None or is_lldb else []
+        if is_lldb:
+            commands = lldb_commands(self._address, paths, self._sources)
+        else:
+            commands = gdb_commands(self._address, self._sources)
+        sys.stdout.flush()
+        if arguments.launch is None:
             typed = [f"-ex '{line}'" for line in commands if line.startswith(("set sub", "target"))]
             print(f"gdb-multiarch {' '.join(typed)}")
             for path in paths:
@@ -186,7 +194,7 @@ class _Front:
         else:
             # The terminal's Ctrl-C is the debugger's: it interrupts the guest over the connection.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            self._process = start(self._launch, commands, self._place)
+            self._process = start(arguments.launch, [*commands, *arguments.typed], self._place, arguments.batch)
         sys.stdout.flush()
 
     def is_over(self) -> bool:

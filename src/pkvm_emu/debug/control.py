@@ -129,7 +129,7 @@ class RunControl:
             if core.has_own_event:
                 return None
             pc = self._where.read()[0]
-            actions, default = self._resume
+            actions, default = self._resume.actions, self._resume.default
             action = actions.get(self._machine.current.index, default) if actions else default
             if action.single and core.depth <= self._step_depth:
                 if self._step(pc) or core.has_own_event:
@@ -156,13 +156,14 @@ class RunControl:
                 return
         self._stop_if_due()
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> bool:
         """Stop where an error comes up, before it ends the run."""
         is_end = isinstance(error, PkvmEmuError) and not isinstance(error, (CpuParked, PoweredOff))
         if is_end and error is not self._reported:
             self._reported = error
             stop = self.make_stop(StopKind.ERROR, str(error))
             self._report(Stop(stop.kind, stop.cpu, stop.pc, stop.el, stop.text, error=error))
+        return False
 
     def enter_call(self, caller: Sequence[int]) -> None:
         """A service calls guest code."""

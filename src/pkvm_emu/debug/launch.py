@@ -62,10 +62,11 @@ def find_program(kind: str) -> str:
     raise UsageError(f"--launch {kind}: none of {', '.join(names)} is installed")
 
 
-def start(kind: str, commands: Sequence[str], directory: Path) -> subprocess.Popen[bytes]:
-    """Start the debugger on this terminal with a command file in ``directory``."""
+def start(kind: str, commands: Sequence[str], directory: Path, is_batch: bool = False) -> subprocess.Popen[bytes]:
+    """Start the debugger on this terminal with a command file in ``directory``; ``is_batch``: it ends after them."""
     program = find_program(kind)
     script = directory / f"{kind}.commands"
     script.write_text("\n".join(commands) + "\n")
-    option = ["-x", str(script)] if kind == "gdb" else ["-s", str(script)]
-    return subprocess.Popen([program, "-q", *option] if kind == "gdb" else [program, *option])
+    if kind == "gdb":
+        return subprocess.Popen([program, "-q", *(["-batch"] if is_batch else []), "-x", str(script)])
+    return subprocess.Popen([program, *(["--batch"] if is_batch else []), "-s", str(script)])
