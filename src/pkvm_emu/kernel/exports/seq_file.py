@@ -131,6 +131,11 @@ def single_release(kernel: Kernel, inode: Ptr, file: Ptr) -> int:
 # Printing
 
 
+def _is_full(kernel: Kernel, seq: int) -> bool:
+    """What is printed now is dropped, and made again with a larger buffer."""
+    return kernel.memory.read_u64(seq + SeqFile.COUNT) >= kernel.memory.read_u64(seq + SeqFile.SIZE)
+
+
 def _add(kernel: Kernel, seq: int, data: bytes | str) -> int:
     return kernel.part(SeqFiles).append(seq, data.encode("latin-1") if isinstance(data, str) else data)
 
@@ -138,12 +143,16 @@ def _add(kernel: Kernel, seq: int, data: bytes | str) -> int:
 @kernel_symbol("seq_printf", runs_guest=True)
 def seq_printf(kernel: Kernel, seq: Ptr, fmt: Ptr, args: VarArgs) -> None:
     """Add formatted text."""
+    if _is_full(kernel, seq):
+        return
     _add(kernel, seq, kernel.format(load_string(kernel, fmt), args))
 
 
 @kernel_symbol("seq_vprintf", runs_guest=True)
 def seq_vprintf(kernel: Kernel, seq: Ptr, fmt: Ptr, args: Ptr) -> None:
     """The same with a ``va_list``."""
+    if _is_full(kernel, seq):
+        return
     _add(kernel, seq, kernel.format(load_string(kernel, fmt), va_list(kernel, args)))
 
 
@@ -153,7 +162,7 @@ def seq_puts(kernel: Kernel, seq: Ptr, text: Ptr) -> None:
     _add(kernel, seq, load_string(kernel, text))
 
 
-@kernel_symbol("seq_putc", runs_guest=True)
+@kernel_symbol("seq_putc")
 def seq_putc(kernel: Kernel, seq: Ptr, char: U8) -> None:
     """Add a character."""
     kernel.part(SeqFiles).append(seq, bytes((char,)), exact=True)
@@ -162,6 +171,8 @@ def seq_putc(kernel: Kernel, seq: Ptr, char: U8) -> None:
 @kernel_symbol("seq_write", runs_guest=True)
 def seq_write(kernel: Kernel, seq: Ptr, data: Ptr, length: U64) -> int:
     """Add bytes: 0, or -1 where they do not fit."""
+    if _is_full(kernel, seq):
+        return -1
     return _add(kernel, seq, load(kernel, data, length))
 
 
