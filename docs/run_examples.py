@@ -31,7 +31,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Programs that examples may use, besides ``pkvm-emu`` and ``python``.
-TOOLS = ("bash", "cat", "cp", "echo", "env", "grep", "head", "ls", "make", "mkdir", "sed", "sh", "tail", "wc")
+TOOLS = (
+    "bash",
+    "cat",
+    "cp",
+    "echo",
+    "env",
+    "gdb-multiarch",
+    "grep",
+    "head",
+    "ls",
+    "make",
+    "mkdir",
+    "sed",
+    "sh",
+    "tail",
+    "wc",
+)
 #: What the temporary directory is called in the documents.
 SHOWN_DIRECTORY = "/home/me/pkvm_emu"
 _TIMEOUT_SECONDS = 120

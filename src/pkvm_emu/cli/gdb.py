@@ -194,7 +194,9 @@ class _Front:
         else:
             # The terminal's Ctrl-C is the debugger's: it interrupts the guest over the connection.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            self._process = start(arguments.launch, [*commands, *arguments.typed], self._place, arguments.batch)
+            quiet = ["set confirm off"] if arguments.batch and not is_lldb else []
+            commands = [*quiet, *commands, *arguments.typed]
+            self._process = start(arguments.launch, commands, self._place, arguments.batch)
         sys.stdout.flush()
 
     def is_over(self) -> bool:

@@ -26,6 +26,7 @@ _OPERANDS = {
 _NEGATE_RA_STATE, _OFFSET_EXTENDED, _OFFSET_EXTENDED_SF = 0x2D, 0x05, 0x11
 _CIE_IDS = (0xFFFF_FFFF, 0)
 _STP_PRE, _LDP_POST, _STP, _STR, _PAIR_MASK = 0xA980_0000, 0xA8C0_0000, 0xA900_0000, 0xF900_0000, 0xFFC0_0000
+_STR_PRE, _LDR_POST, _SINGLE_MASK = 0xF800_0C00, 0xF840_0400, 0xFFE0_0C00
 _SUB_SP, _ADD_SP, _SP_MASK = 0xD100_03FF, 0x9100_03FF, 0xFF80_03FF
 _CALLEE_SAVED = range(19, 31)
 
@@ -164,6 +165,12 @@ class ModuleFrames:
             if word & _PAIR_MASK == _STP_PRE and rn == REG_SP:
                 frame -= offset
                 saves += self._save(rt, -frame) + self._save(rt2, 8 - frame)
+            elif word & _SINGLE_MASK == _STR_PRE and rn == REG_SP:
+                frame -= (word >> 12 & 0x1FF ^ 0x100) - 0x100
+                saves += self._save(rt, -frame)
+            elif word & _SINGLE_MASK == _LDR_POST and rn == REG_SP:
+                frame -= (word >> 12 & 0x1FF ^ 0x100) - 0x100
+                is_epilogue = True
             elif word & _PAIR_MASK == _STP and rn == REG_SP and frame and rt in _CALLEE_SAVED:
                 saves += self._save(rt, offset - frame) + self._save(rt2, offset - frame + 8)
             elif word & _PAIR_MASK == _STR and rn == REG_SP and frame and rt in _CALLEE_SAVED:

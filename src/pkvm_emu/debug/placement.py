@@ -23,9 +23,9 @@ def hyp_delta(system: System, module: LoadedModule) -> int | None:
 
 
 def foreseen(system: System, va: int) -> int | None:
-    """The EL1 address of what will be at hyp VA ``va``; None where nothing is foreseen."""
+    """The EL1 address of what will be at hyp VA ``va`` (or is, while its pages are being mapped); None where nothing will."""
     for module in system.kernel.loader.modules.values():
         delta = hyp_delta(system, module)
-        if not module.token and delta is not None and 0 <= va - delta - module.layout.hyp_base < module.layout.hyp_size:
+        if delta is not None and 0 <= va - delta - module.layout.hyp_base < module.layout.hyp_size:
             return va - delta
     return None
