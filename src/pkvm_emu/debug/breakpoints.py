@@ -99,14 +99,18 @@ class Breakpoints:
         self._points.clear()
         self.arm(None)
 
-    def arm(self, pc: int | None) -> None:
-        """Put the hooks where they belong; what was in force at ``pc``, where the run goes on, does not stop it again."""
+    def arm(self, pc: int | None, only_internal: bool = False) -> None:
+        """Put the hooks where they belong; what was in force at ``pc``, where the run goes on, does not stop it again.
+
+        ``only_internal``: those of the debugger have none for now.
+        """
         if not self._hooks and not self._points:
             return
         self._passed = pc if pc in self._hooks else None
-        for va in [va for va in self._hooks if va not in self._points]:
+        wanted = [va for va, at in self._points.items() if not only_internal or any(point.is_internal for point in at)]
+        for va in [va for va in self._hooks if va not in wanted]:
             self._engine.unhook(self._hooks.pop(va))
-        for va in self._points:
+        for va in wanted:
             if va not in self._hooks:
                 self._hooks[va] = self._engine.hook_code(va, va, self._reached)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pkvm_emu.debug.breakpoints import Breakpoint, Breakpoints, Outcome
+from pkvm_emu.debug.flow import Unwind
 from pkvm_emu.debug.stops import Resume, Stop, StopKind
 from pkvm_emu.debug.watchpoints import Watchpoint, Watchpoints
 from pkvm_emu.errors import PkvmEmuError
@@ -21,6 +22,9 @@ from pkvm_emu.machine.core import CpuParked
 from pkvm_emu.machine.power import PoweredOff
 
 if TYPE_CHECKING:
+    from pkvm_emu.debug.flow import Flow
+    from pkvm_emu.debug.history import History
+    from pkvm_emu.debug.replay import Replay
     from pkvm_emu.machine.core import Service, ServiceResult
     from pkvm_emu.machine.machine import Machine
 
@@ -65,8 +69,8 @@ class RunControl:
         #: By address: whether a WFI is there, for as long as the code is the same.
         self._waits: dict[int, bool] = {}
         self._code_epoch = -1
-        self._calls = 0
-        self._call_numbers: list[int] = []
+        #: Goes back in the history, where one is kept (:meth:`keep_history`).
+        self.replay: Replay | None = None
         self._interrupt = ""
         self._reported: BaseException | None = None
         self._next_result: Callable[[Service, ServiceResult], None] | None = None
@@ -85,17 +89,31 @@ class RunControl:
         self.watchpoints.clear()
         self._core.control = None
         self._core.on_result = self._next_result
+        if self.replay is not None:
+            self.replay.history.detach()
+            self.replay = None
+
+    def keep_history(self, flow: Flow) -> History:
+        """Keep the history of a flow that has not begun, so that the run can go back."""
+        from pkvm_emu.debug.history import History
+        from pkvm_emu.debug.replay import Replay
+
+        history = History(self._machine, self, flow)
+        self.replay = Replay(self, history)
+        return history
 
     def interrupt(self, reason: str) -> None:
         """Stop at the next instruction boundary. Callable from any thread, again and again until the stop has come."""
         self._interrupt = reason
-        self._engine.stop()
+        if self.replay is None:
+            # Where instructions are counted, the engine is looked after often, and a stop by another thread is not exact.
+            self._engine.stop()
 
-    def stop_now(self, stop: Stop) -> None:
-        """Called inside a hook: stop with this reason at the instruction that is about to be executed."""
+    def stop_now(self, stop: Stop, before: bool = True) -> None:
+        """Called inside a hook: stop with this reason, ``before`` the instruction of the hook or after it."""
         if self._hit is None:
             self._hit = stop
-        self._engine.stop()
+        self._engine.stop(before)
 
     def make_stop(self, kind: StopKind, text: str = "") -> Stop:
         """A stop of the CPU on the engine, where it is."""
@@ -105,7 +123,22 @@ class RunControl:
     @property
     def runs(self) -> tuple[int, ...]:
         """Which calls from Python are under way; the same tuple means the same Python functions on the stack."""
-        return (*self._call_numbers, self._core.depth)
+        return tuple(self._core.live_runs)
+
+    @property
+    def depth(self) -> int:
+        """How many of them there are."""
+        return self._core.depth
+
+    @property
+    def has_own_event(self) -> bool:
+        """The run loop has something to deal with first."""
+        return self._core.has_own_event
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Somebody asked for a stop."""
+        return bool(self._interrupt)
 
     def forget(self) -> None:
         """The machine was put into another state: nothing is pending from before."""
@@ -122,18 +155,26 @@ class RunControl:
 
     def start(self, pc: int) -> str | None:
         """Run until an event; the reason where the guest makes no progress."""
-        core, engine = self._core, self._engine
+        core, engine, replay = self._core, self._engine, self.replay
         engine.write("pc", pc)
+        if replay is not None:
+            replay.history.entered()
         while True:
+            if replay is not None and not core.has_own_event:
+                replay.history.boundary()
             self._stop_if_due()
             if core.has_own_event:
                 return None
             pc = self._where.read()[0]
             actions, default = self._resume.actions, self._resume.default
             action = actions.get(self._machine.current.index, default) if actions else default
-            if action.single and core.depth <= self._step_depth:
+            if action.single and core.depth <= self._step_depth and (replay is None or not replay.is_active):
                 if self._step(pc) or core.has_own_event:
                     return None
+            elif replay is not None:
+                is_over, reason = replay.history.run(pc, replay.target)
+                if is_over:
+                    return reason
             else:
                 reason = core.watchdog.guarded(core, pc)
                 if core.has_own_event or not self.has_stop:
@@ -141,11 +182,15 @@ class RunControl:
 
     def advance(self, pc: int, count: int) -> None:
         """A turn of ``count`` instructions, executed one by one, so that a stop does not change who runs when."""
-        core, engine = self._core, self._engine
+        core, engine, replay = self._core, self._engine, self.replay
         engine.write("pc", pc)
+        if replay is not None:
+            replay.history.entered()
         for _ in range(count):
             is_done = False
             while True:
+                if replay is not None and not core.has_own_event:
+                    replay.history.boundary(may_keep=False)
                 self._stop_if_due()
                 if core.has_own_event:
                     return
@@ -158,23 +203,29 @@ class RunControl:
 
     def failed(self, error: BaseException) -> bool:
         """Stop where an error comes up, before it ends the run."""
+        replay = self.replay
+        if replay is not None and isinstance(error, Unwind):
+            return replay.history.was_unwound(error)
         is_end = isinstance(error, PkvmEmuError) and not isinstance(error, (CpuParked, PoweredOff))
         if is_end and error is not self._reported:
+            if replay is not None and replay.is_active:
+                if replay.failed():
+                    return True
+                if replay.is_active:
+                    return False
             self._reported = error
             stop = self.make_stop(StopKind.ERROR, str(error))
             self._report(Stop(stop.kind, stop.cpu, stop.pc, stop.el, stop.text, error=error))
+            return replay is not None and replay.is_active
         return False
 
     def enter_call(self, caller: Sequence[int]) -> None:
         """A service calls guest code."""
-        self._calls += 1
-        self._call_numbers.append(self._calls)
         self.callers.append((self._machine.current.index, tuple(caller) if self._core.depth else _NO_CALLER))
 
     def leave_call(self) -> None:
         """That call has ended."""
         self.callers.pop()
-        self._call_numbers.pop()
 
     # Inside
 
@@ -202,6 +253,13 @@ class RunControl:
             stop = self._due()
 
     def _due(self) -> Stop | None:
+        replay = self.replay
+        if replay is not None and replay.is_active:
+            if self._libraries_changed():
+                replay.arm()
+            stop = replay.due()
+            if stop is not None or replay.is_active:
+                return stop
         if self._question is not None:
             question, self._question = self._question, None
             # What it does to the engine (a step) is no step of the debugger's.
@@ -216,13 +274,8 @@ class RunControl:
             point = self.watchpoints.changed()
             if point is not None:
                 return self._watch_stop(point)
-        if self.library_state is not None:
-            state = self.library_state()
-            if state != self._libraries:
-                self._libraries = state
-                for call in self.on_libraries:
-                    call()
-                return self.make_stop(StopKind.LIBRARIES)
+        if self._libraries_changed():
+            return self.make_stop(StopKind.LIBRARIES)
         stepped = self._stepped
         if stepped is not None and self._core.depth <= self._step_depth:
             self._stepped = None
@@ -237,6 +290,26 @@ class RunControl:
             return self.make_stop(StopKind.INTERRUPT, self._interrupt)
         return None
 
+    def _libraries_changed(self) -> bool:
+        """Modules came or went since this was asked last; who wants to know is told."""
+        state = self.library_state() if self.library_state is not None else self._libraries
+        if state == self._libraries:
+            return False
+        self._libraries = state
+        for call in self.on_libraries:
+            call()
+        return True
+
+    def answer_question(self) -> Stop | None:
+        """While the history is searched: what a breakpoint could not decide inside its hook."""
+        if self._question is None:
+            return None
+        question, self._question = self._question, None
+        stop = question()
+        self._stepped = None
+        self.breakpoints.arm(self._where.read()[0])
+        return stop
+
     def _report(self, stop: Stop) -> None:
         if self._is_before_access:
             self.watchpoints.settle(is_before=self._engine.read("pc") == stop.pc)
@@ -247,6 +320,12 @@ class RunControl:
             # What was asked for while it stood still is answered by this stop.
             self._interrupt = ""
         self._step_depth = self._core.depth
+        request = self._resume.back
+        if request is not None and self.replay is not None:
+            self._resume = Resume()
+            self._is_before_access = False
+            self.replay.begin(request, stop)
+            return
         pc = self._where.read()[0]
         is_same_place = pc == stop.pc
         # What stopped at this instruction does not stop again. Modules come before an instruction that has stopped nobody yet.
@@ -267,6 +346,9 @@ class RunControl:
         self.watchpoints.note()
 
     def _reached(self, point: Breakpoint, outcome: Outcome) -> None:
+        replay = self.replay
+        if replay is not None and replay.is_active and not replay.reached(point, outcome):
+            return
         if isinstance(outcome, Stop):
             self.stop_now(outcome)
         elif outcome is True:
@@ -274,7 +356,7 @@ class RunControl:
             self.stop_now(Stop(stop.kind, stop.cpu, stop.pc, stop.el, hardware=point.hardware))
         elif callable(outcome):
             self._question = outcome
-            self._engine.stop()
+            self._engine.stop(before=True)
 
     def step_over(self, pc: int) -> None:
         """Execute the one instruction at ``pc``, where the engine stands, whatever breakpoint is there."""
@@ -282,6 +364,10 @@ class RunControl:
         self._engine.start(pc, 1)
 
     def _touched(self, point: Watchpoint) -> None:
+        replay = self.replay
+        if replay is not None and replay.is_active:
+            replay.touched(point)
+            return
         self._is_before_access = True
         self.stop_now(self._watch_stop(point))
 
@@ -292,8 +378,12 @@ class RunControl:
     def _served(self, service: Service, result: ServiceResult) -> None:
         if self._next_result is not None:
             self._next_result(service, result)
-        if self.watchpoints.points:
+        if self.replay is not None and self.replay.is_active:
+            self.replay.served(service.name)
+        elif self.watchpoints.points:
             point = self.watchpoints.changed()
             if point is not None:
                 stop = self._watch_stop(point)
-                self.stop_now(Stop(stop.kind, stop.cpu, stop.pc, stop.el, f"written by {service.name}", stop.watch))
+                self.stop_now(
+                    Stop(stop.kind, stop.cpu, stop.pc, stop.el, f"written by {service.name}", stop.watch), False
+                )

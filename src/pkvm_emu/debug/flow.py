@@ -36,6 +36,20 @@ class Rewind(BaseException):
         self.prepare = prepare
 
 
+class Unwind(BaseException):
+    """Leave the runs inside the run ``run`` (``Core.live_runs``), and let it go on in another state.
+
+    Args:
+        run: number.
+        prepare: called when the frames above are unwound: brings the state back.
+    """
+
+    def __init__(self, run: int, prepare: Callable[[], None]) -> None:
+        super().__init__(run)
+        self.run = run
+        self.prepare = prepare
+
+
 class Flow:
     """The acts of one session.
 

@@ -55,6 +55,8 @@ def run_remote(debugger: Debugger, link: Link, first: FirstStop, announce: Calla
         return remote.at_stop(stop)
 
     def at_end() -> None:
+        if control.replay is not None and control.replay.is_active:
+            control.replay.ended()
         end = control.make_stop(StopKind.END)
         failure = debugger.flow.failure
         remote.at_end(Stop(end.kind, end.cpu, end.pc, end.el, error=failure))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -23,6 +24,8 @@ class StopKind(StrEnum):
     ERROR = "error"
     #: Something else that a command asked for (a stage of a hypercall); ``text`` says what.
     EVENT = "event"
+    #: Going back came to where the history begins.
+    BEGIN = "begin"
     #: Nothing is left to run.
     END = "end"
 
@@ -72,11 +75,45 @@ CONTINUE = Action()
 STEP = Action(single=True)
 
 
+class Back(StrEnum):
+    """How to go back."""
+
+    #: To before the last instruction; a service, with all guest code that it ran, is one.
+    STEP = "step"
+    #: To the last breakpoint or watchpoint that was passed.
+    CONTINUE = "continue"
+    #: To the last writer of something, and again to the present.
+    FIND = "find"
+    #: To an index.
+    GOTO = "goto"
+
+
+@dataclass(slots=True)
+class Request:
+    """A wish to go to another point of the history.
+
+    Attributes:
+        kind: which.
+        index: of ``GOTO``.
+        watched: physical memory (address, bytes) whose last writer ``FIND`` looks for.
+        probe: what ``FIND`` looks for the last change of, where it is not memory.
+        describe: called where ``FIND`` found it, with the stop and its index (the machine is at that place), or with None; its
+            words are the text of the stop at the present.
+    """
+
+    kind: Back
+    index: int = 0
+    watched: tuple[tuple[int, int], ...] = ()
+    probe: Callable[[], object] | None = None
+    describe: Callable[[Stop | None, int], str] = lambda stop, index: ""
+
+
 class Resume(NamedTuple):
-    """How to go on: by CPU, and for those that are not named."""
+    """How to go on: by CPU, and for those that are not named; or back."""
 
     actions: Mapping[int, Action] = MappingProxyType({})
     default: Action = CONTINUE
+    back: Request | None = None
 
     def of(self, cpu: int) -> Action:
         """What ``cpu`` is to do."""

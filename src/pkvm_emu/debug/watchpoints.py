@@ -94,13 +94,16 @@ class Watchpoints:
 
     def changed(self) -> Watchpoint | None:
         """The first watched memory that was written by something other than an instruction; it is known afterwards."""
-        found: Watchpoint | None = None
+        return next((point for point in self.all_changed() if point.kind != READ), None)
+
+    def all_changed(self) -> list[Watchpoint]:
+        """All of which that is so, watchpoints for reads too."""
+        found = []
         for point in self.points:
             contents = self._read(point)
             if contents != point.contents:
                 point.contents = contents
-                if point.kind != READ:
-                    found = found or point
+                found.append(point)
         return found
 
     def _read(self, point: Watchpoint) -> bytes:

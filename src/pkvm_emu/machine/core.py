@@ -88,6 +88,9 @@ class Core:
         self.events = 0
         self.code_epoch = 0
         self.depth = 0
+        #: The runs and turns that are under way, outermost first; no number is given twice.
+        self.live_runs: list[int] = []
+        self._runs = 0
         #: The debugger, where one looks on.
         self.control: Control | None = None
         #: The CPUs that run in turns now: what one of them holds may become free.
@@ -347,24 +350,26 @@ class Core:
             self._event_limit = self.events + self.event_budget
         if self.on_run is not None:
             self.on_run(pc)
-        self.depth += 1
+        self._enter()
         try:
             while True:
-                stuck = self._start(pc)
-                settled = self._settle()
-                if settled is Settled.RETURNED:
-                    break
-                if settled is Settled.PARKED:
-                    raise CpuParked(self.on_parked())
-                pc = engine.read("pc")
-                if settled is Settled.NOTHING:
-                    raise Stuck(stuck or f"WFI at {self.describe(pc - 4, self.el)} with nothing to wake the CPU")
-        except BaseException as error:
-            if self.control is not None:
-                self.control.failed(error)
-            raise
+                try:
+                    stuck = self._start(pc)
+                    settled = self._settle()
+                    if settled is Settled.RETURNED:
+                        break
+                    if settled is Settled.PARKED:
+                        raise CpuParked(self.on_parked())
+                    pc = engine.read("pc")
+                    if settled is Settled.NOTHING:
+                        raise Stuck(stuck or f"WFI at {self.describe(pc - 4, self.el)} with nothing to wake the CPU")
+                except BaseException as error:
+                    if self.control is None or not self.control.failed(error):
+                        raise
+                    # The debugger went back to a point of this run.
+                    pc = engine.read("pc")
         finally:
-            self.depth -= 1
+            self._leave()
             if self.on_run is not None:
                 self.on_run(None)
         if not self.depth:
@@ -378,7 +383,7 @@ class Core:
         """
         if not self.depth:
             self._event_limit = self.events + self.event_budget
-        self.depth += 1
+        self._enter()
         try:
             if self.control is None:
                 self.engine.start(pc, count)
@@ -388,13 +393,26 @@ class Core:
         except BusError as error:
             raise self._no_memory(error) from error
         finally:
-            self.depth -= 1
+            self._leave()
+
+    def _enter(self) -> None:
+        self.depth += 1
+        self._runs += 1
+        self.live_runs.append(self._runs)
+
+    def _leave(self) -> None:
+        self.depth -= 1
+        self.live_runs.pop()
+
+    def forget_event(self) -> None:
+        """The machine was put into another state inside a run: what made the engine stop is not to be dealt with."""
+        self._pending, self._error, self._exit, self._parked, self._flush = None, None, False, False, False
 
     def _settle(self) -> Settled:
         """Deal with what made the engine stop."""
         if self._error is not None:
-            error, self._error = self._error, None
-            self._pending, self._exit, self._parked, self._flush = None, False, False, False
+            error = self._error
+            self.forget_event()
             raise error
         if self._parked:
             self._parked = False

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Unicorn prints a warning for each system register that it does not know unless told otherwise.
 os.environ.setdefault("UC_IGNORE_REG_BREAK", "1")
@@ -26,6 +26,9 @@ from unicorn.unicorn_py3.unicorn import uclib
 from pkvm_emu.arch.sysreg import sysreg
 from pkvm_emu.errors import EmulatorError, ModuleError
 from pkvm_emu.machine.memory import GuestRam
+
+if TYPE_CHECKING:
+    from pkvm_emu.machine.counting import InstructionCounter
 
 INTNO_UDEF, INTNO_SVC, INTNO_PABT, INTNO_DABT = 1, 2, 3, 4
 INTNO_BRK, INTNO_HVC, INTNO_HYP_TRAP, INTNO_SMC = 7, 11, 12, 13
@@ -136,6 +139,8 @@ class Engine:
         uc.mem_map_ptr(ram.base, ram.size, uc_const.UC_PROT_ALL, ram.host_address)
         self.handle = uc._uch
         self._counts = False
+        #: Counts instructions (a debugger that goes back needs it); None: nothing is counted, which is faster.
+        self.counter: InstructionCounter | None = None
         #: Called with the PC from which :meth:`start` runs: where a count or a stop ended the run before, that is inside a block.
         self.on_start: Callable[[int], None] | None = None
         self._hooks: dict[int, Any] = {}
@@ -202,31 +207,34 @@ class Engine:
         Raises:
             BusError: an access to a physical address where there is neither RAM nor a device; PC is the instruction.
         """
-        if bool(count) is not self._counts:
+        if self._counts is not (counts := bool(count) or self.counter is not None):
             # What was translated without counting would run uncounted. (The other way round the engine flushes by itself.)
-            self._counts = bool(count)
-            if count:
+            self._counts = counts
+            if counts:
                 self.flush_code()
         if self.on_start is not None:
             self.on_start(pc)
         try:
-            self._uc.emu_start(pc, 0, 0, count)
+            (self if self.counter is None else self.counter).emulate(pc, count)
         except unicorn.UcError as error:
             raise BusError(str(error)) from error
 
     def translate(self, va: int) -> int | None:
         """The physical address of ``va`` in the current regime (both stages), or None where it does not translate."""
         pa = ctypes.c_uint64()
-        status = uclib.uc_vmem_translate(
-            ctypes.c_void_p(self.handle.value if hasattr(self.handle, "value") else self.handle),
-            ctypes.c_uint64(va),
-            ctypes.c_uint32(uc_const.UC_PROT_READ),
-            ctypes.byref(pa),
-        )
+        handle = self.handle.value if hasattr(self.handle, "value") else self.handle
+        arguments = (ctypes.c_void_p(handle), ctypes.c_uint64(va), ctypes.c_uint32(uc_const.UC_PROT_READ))
+        status = uclib.uc_vmem_translate(*arguments, ctypes.byref(pa))
         return int(pa.value) if status == uc_const.UC_ERR_OK else None
 
-    def stop(self) -> None:
-        """Make :meth:`start` return (callable from hooks and from another thread)."""
+    def emulate(self, pc: int, count: int) -> None:
+        """What :meth:`start` does in the end, where nothing counts."""
+        self._uc.emu_start(pc, 0, 0, count)
+
+    def stop(self, before: bool = False) -> None:
+        """Make :meth:`start` return, from a hook (``before`` its instruction, which is not executed) or from another thread."""
+        if self.counter is not None:
+            self.counter.note_stop(before)
         self._uc.emu_stop()
 
     def save_exception(self) -> None:
@@ -364,14 +372,9 @@ class Engine:
         elsewhere it is that of an earlier instruction.
         """
         self.mmio_windows.append((base, base + size))
-        self._uc.mmio_map(
-            base,
-            size,
-            lambda _uc, offset, width, _data: read(offset, width),
-            None,
-            lambda _uc, offset, width, value, _data: write(offset, width, value),
-            None,
-        )
+        reader = lambda _uc, offset, width, _data: read(offset, width)  # noqa: E731
+        writer = lambda _uc, offset, width, value, _data: write(offset, width, value)  # noqa: E731
+        self._uc.mmio_map(base, size, reader, None, writer, None)
 
     def keep_pc_exact(self, begin: int, end: int) -> None:
         """Let the PC be that of the instruction in the callbacks of devices, for code at VAs from ``begin`` to ``end``.
@@ -411,19 +414,15 @@ class Engine:
 
     def _hook(self, kind: int, function: Any, *extra: int, begin: int = 1, end: int = 0) -> int:
         hook = ctypes.c_size_t()
-        status = uclib.uc_hook_add(
-            self.handle, ctypes.byref(hook), kind, function, None, ctypes.c_uint64(begin), ctypes.c_uint64(end), *extra
-        )
+        span = ctypes.c_uint64(begin), ctypes.c_uint64(end)
+        status = uclib.uc_hook_add(self.handle, ctypes.byref(hook), kind, function, None, *span, *extra)
         if status != uc_const.UC_ERR_OK:
             raise EmulatorError(f"Unicorn refused a hook of kind {kind:#x}: error {status}")
         self._hooks[int(hook.value)] = function
         return int(hook.value)
 
     def _find_exception_offset(self) -> int:
-        """Where the register context holds the exception record: it is reachable in no other way.
-
-        Two HVCs with different immediates are run; the record is where both syndromes appear.
-        """
+        """Where the register context holds the exception record: where the syndromes of two different HVCs appear."""
         found: set[int] | None = None
         seen = b""
 

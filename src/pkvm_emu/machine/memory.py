@@ -36,6 +36,12 @@ class RamSnapshot:
     before: dict[int, bytes] = field(default_factory=dict)
     depth: int = 0
 
+    def take_over(self, parent: RamSnapshot) -> None:
+        """Hold the difference to the parent of ``parent`` from now on, so that the latter can go."""
+        self.after = {**parent.after, **self.after}
+        self.before = {**self.before, **parent.before}
+        self.parent = parent.parent
+
 
 class GuestRam:
     """One contiguous block of guest physical memory.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pkvm_emu.errors import EmulatorError
@@ -28,9 +28,11 @@ class Snapshot:
     exceptions: int
     events: int
     executed: int
+    instructions: int
     code_epoch: int
     translation_epoch: int
     regime: tuple[int, ...]
+    children: list[Snapshot] = field(default_factory=list)
 
 
 class SnapshotTree:
@@ -42,6 +44,7 @@ class SnapshotTree:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self.base: Snapshot | None = None
+        self._unwanted: list[Snapshot] = []
         #: Called before a snapshot is taken (True) and after one is restored (False).
         self.on_snapshot: Callable[[bool], None] | None = None
 
@@ -73,12 +76,38 @@ class SnapshotTree:
             exceptions=machine.core.exceptions,
             events=machine.core.events,
             executed=machine.core.watchdog.executed,
+            instructions=machine.engine.counter.index if machine.engine.counter is not None else 0,
             code_epoch=machine.core.code_epoch,
             translation_epoch=machine.engine.translation_epoch,
             regime=machine.engine.regime(),
         )
+        if base is not None:
+            base.children.append(self.base)
         # The private pages went back to the file: what the engine cached of them is still right, by content.
         return self.base
+
+    def drop(self, snapshots: Iterable[Snapshot]) -> None:
+        """Forget snapshots that nobody will restore: the next one takes over what each holds.
+
+        One that others branch off, or that is the base, is kept for as long as that is so.
+        """
+        self._unwanted += snapshots
+        kept = []
+        # The newest first: with a leaf gone, its parent may be one.
+        for snapshot in sorted(self._unwanted, key=lambda each: -each.depth):
+            if snapshot is self.base or len(snapshot.children) > 1 or not (snapshot.children or snapshot.parent):
+                kept.append(snapshot)
+                continue
+            parent = snapshot.parent
+            if parent is not None:
+                parent.children.remove(snapshot)
+            for child in snapshot.children:
+                child.changes = snapshot.changes + child.changes
+                child.parent = parent
+                child.ram.take_over(snapshot.ram)
+                if parent is not None:
+                    parent.children.append(child)
+        self._unwanted = kept
 
     def restore(self, snapshot: Snapshot, inside: bool = False) -> None:
         """Bring everything back to ``snapshot``; ``inside`` as for :meth:`take`."""
@@ -108,6 +137,8 @@ class SnapshotTree:
         bring_back(snapshot.contexts[snapshot.current_cpu])
         core.ticks, core.exceptions, core.events = snapshot.ticks, snapshot.exceptions, snapshot.events
         core.watchdog.executed = snapshot.executed
+        if engine.counter is not None:
+            engine.counter.index = snapshot.instructions
         core.forget_progress()
         if not keeps_translations:
             engine.flush_tlb()

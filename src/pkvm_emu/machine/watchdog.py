@@ -102,7 +102,7 @@ class Watchdog:
             if core.has_event or core.fetch(pc - 4) == _WFI:
                 return None
             if core.events == before:
-                return self._describe_loop(core)
+                return self.describe_loop(core)
 
     def counted(self, core: Core, pc: int) -> str | None:
         """Run under ``core.instruction_budget``, counting every block."""
@@ -119,7 +119,8 @@ class Watchdog:
         return None
 
     @staticmethod
-    def _describe_loop(core: Core) -> str:
+    def describe_loop(core: Core) -> str:
+        """The endless loop that the CPU is in, found by single-stepping."""
         engine = core.engine
         start_el = core.el
         places: set[int] = set()
