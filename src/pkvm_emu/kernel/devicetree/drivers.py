@@ -103,11 +103,11 @@ class PlatformBus(State):
         for waiting, driver in list(self.deferred.items()):
             if driver == address:
                 del self.deferred[waiting]
-        driver = self.drivers.pop(address, None)
-        if driver is not None and self._pointer(driver, driver.structure.groups):
+        gone = self.drivers.pop(address, None)
+        if gone is not None and self._pointer(gone, gone.structure.groups):
             from pkvm_emu.kernel.fs.driver_groups import remove_driver
 
-            remove_driver(self._kernel, address + driver.structure.driver)
+            remove_driver(self._kernel, address + gone.structure.driver)
 
     def probe_new(self) -> None:
         """Offer devices that appeared to the registered drivers."""
