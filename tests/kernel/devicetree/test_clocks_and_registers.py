@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
+from pkvm_emu.kernel.fs import FsError
 from pkvm_emu.system import System
 
 Run = Callable[..., System]
@@ -34,6 +37,27 @@ static ssize_t state_show(struct device *dev, struct device_attribute *attr, cha
 static DEVICE_ATTR_RO(state);
 static struct attribute *unit_attrs[] = { &dev_attr_state.attr, NULL };
 ATTRIBUTE_GROUPS(unit);
+struct driver_attribute {
+	struct attribute attr;
+	ssize_t (*show)(struct device_driver *driver, char *buf);
+	ssize_t (*store)(struct device_driver *driver, const char *buf, size_t count);
+};
+static char word[8] = "first";
+static ssize_t word_show(struct device_driver *driver, char *buf)
+{
+	return sysfs_emit(buf, "%s %s\\n", driver->name, word);
+}
+static ssize_t word_store(struct device_driver *driver, const char *buf, size_t count)
+{
+	if (count >= sizeof(word))
+		return -ENOSPC;
+	memcpy(word, buf, count);
+	word[count] = 0;
+	return count;
+}
+static struct driver_attribute word_attr = __ATTR_RW(word);
+static struct attribute *driver_attrs[] = { &word_attr.attr, NULL };
+ATTRIBUTE_GROUPS(driver);
 static int probe(struct platform_device *pdev)
 {
 	struct clk *core = devm_clk_get(&pdev->dev, "core"), *bus = devm_clk_get(&pdev->dev, "bus");
@@ -55,7 +79,8 @@ static int probe(struct platform_device *pdev)
 }
 static const struct of_device_id ids[] = { { .compatible = "acme,unit" }, { } };
 static struct platform_driver unit = { .probe = probe,
-	.driver = { .name = "acme-unit", .of_match_table = ids, .dev_groups = unit_groups } };
+	.driver = { .name = "acme-unit", .of_match_table = ids, .groups = driver_groups,
+		.dev_groups = unit_groups } };
 module_platform_driver(unit);
 """
 
@@ -80,3 +105,14 @@ def test_a_drivers_groups_are_files_of_its_devices(run: Run) -> None:
     system = run(DRIVER, TREE)
     path = "/sys/devices/platform/10000000.unit/state"
     assert system.fs.read(path) == "10000000.unit\n"
+
+
+def test_a_driver_has_files_of_its_own(run: Run) -> None:
+    system = run(DRIVER, TREE)
+    path = "/sys/bus/platform/drivers/acme-unit/word"
+    assert system.fs.read(path) == "acme-unit first\n"
+    system.fs.write(path, "second")
+    assert system.fs.read(path) == "acme-unit second\n"
+    with pytest.raises(FsError) as caught:
+        system.fs.write(path, "far too long")
+    assert caught.value.errno == 28

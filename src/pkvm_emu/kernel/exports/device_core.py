@@ -161,7 +161,7 @@ def _driver_object(kernel: Kernel, address: int) -> int:
 
     for driver in kernel.part(PlatformBus).drivers.values():
         if driver.address + driver.structure.driver == address and address not in kernel.part(Kobjects).paths:
-            kernel.part(Kobjects).place(address, f"/sys/bus/platform/drivers/{driver.name}")
+            kernel.part(Kobjects).place(address, f"/sys/bus/platform/drivers/{driver.name}", "driver")
     return address
 
 

@@ -20,7 +20,7 @@ def add_driver_groups(kernel: Kernel, driver: int, name: str, groups: int) -> in
         name: its name.
         groups: its array of groups.
     """
-    kernel.part(Kobjects).place(driver, f"/sys/bus/platform/drivers/{name}")
+    kernel.part(Kobjects).place(driver, f"/sys/bus/platform/drivers/{name}", "driver")
     return create_groups(kernel, driver, groups)
 
 

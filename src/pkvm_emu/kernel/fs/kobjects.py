@@ -33,7 +33,8 @@ class Kobjects(State):
 
     Attributes:
         paths: directory by kobject address.
-        direct: objects whose attributes' own functions are called: devices, classes, drivers, modules.
+        direct: objects whose attributes' own functions are called, and with what before the buffer: ``object`` (object and
+            attribute: devices, classes), ``driver`` (the object alone), ``module`` (attribute and object).
         uevents: what ``kobject_uevent`` announced: action and device path.
     """
 
@@ -42,7 +43,7 @@ class Kobjects(State):
         super().__init__(journal, "kernel.kobjects")
         self._kernel = kernel
         self.paths: StateDict[int, str] = StateDict(journal, "kernel.kobjects.paths")
-        self.direct: StateDict[int, bool] = StateDict(journal, "kernel.kobjects.direct")
+        self.direct: StateDict[int, str] = StateDict(journal, "kernel.kobjects.direct")
         self.uevents: StateDict[int, tuple[str, str]] = StateDict(journal, "kernel.kobjects.uevents")
 
     # Directories
@@ -54,13 +55,13 @@ class Kobjects(State):
             return found
         found = self._implied(kobject)
         if found is not None:
-            self.place(kobject, found)
+            self.place(kobject, found, "module" if found.startswith("/sys/module/") else "object")
         return found
 
-    def place(self, address: int, path: str) -> None:
+    def place(self, address: int, path: str, form: str = "object") -> None:
         """Give an object of the driver core its directory; its attributes are called with the object itself."""
         self.paths[address] = path
-        self.direct[address] = True
+        self.direct[address] = form
         if self.directory(path) is None:
             self._make(path)
 

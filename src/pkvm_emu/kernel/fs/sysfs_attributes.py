@@ -80,6 +80,13 @@ class AttributeFile(File, State):
         return (memory.read_u64(operations), memory.read_u64(operations + 8)) if operations else (0, 0)
 
     @property
+    def _subject(self) -> tuple[int, ...]:
+        """What show and store get before the buffer."""
+        form = self._kernel.part(Kobjects).direct.get(self._kobject, "object")
+        subjects = {"driver": (self._kobject,), "module": (self._attribute, self._kobject)}
+        return subjects.get(form, (self._kobject, self._attribute))
+
+    @property
     def _is_direct(self) -> bool:
         return self._kobject in self._kernel.part(Kobjects).direct
 
@@ -116,7 +123,7 @@ class AttributeFile(File, State):
             function = self.functions()[0]
             if not function:
                 return -EIO
-            count = to_signed(kernel.call(function, self._kobject, self._attribute, buffer), 64)
+            count = to_signed(kernel.call(function, *self._subject, buffer), 64)
             if count < 0:
                 return as_user_sees(count)
             if count >= PAGE_SIZE:
@@ -141,7 +148,7 @@ class AttributeFile(File, State):
         try:
             buffer = kernel.memory.linear_va(page)
             kernel.memory.write(buffer, data)
-            result = kernel.call(self.functions()[1], self._kobject, self._attribute, buffer, len(data))
+            result = kernel.call(self.functions()[1], *self._subject, buffer, len(data))
             return as_user_sees(to_signed(result, 64))
         finally:
             kernel.pages.free_pages(page, 0)
