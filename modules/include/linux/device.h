@@ -26,6 +26,7 @@ struct device_type {
  * A module reaches its members through functions only, apart from these. Up to driver_data, and from of_node on, they lie as in a
  * kernel; what is between them is shorter.
  */
+struct cma;
 struct device {
 	struct kobject kobj;
 	struct device *parent;
@@ -45,7 +46,8 @@ struct device {
 	const struct class *class;
 	const struct attribute_group **groups;
 	void (*release)(struct device *dev);
-	u64 reserved[40];
+	struct cma *cma_area;
+	u64 reserved[39];
 };
 
 struct device_attribute {

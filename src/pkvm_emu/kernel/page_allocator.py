@@ -34,6 +34,8 @@ class PageAllocator(State):
         self._free: StateDict[int, tuple[int, ...]] = StateDict(journal, "kernel.pages.free")
         #: Free blocks below ``floor``, for when nothing else is left.
         self._below: StateDict[int, tuple[int, ...]] = StateDict(journal, "kernel.pages.below")
+        #: Untouched memory that is somebody's: (start, end), in ascending order.
+        self.holes: tuple[tuple[int, int], ...] = ()
         self.floor = start
 
     def alloc_pages(self, order: int, zero: bool = False) -> int | None:
@@ -58,8 +60,63 @@ class PageAllocator(State):
         for order, blocks in self._free.items():
             self._below[order] = (*self._below.get(order, ()), *blocks)
         self._free.clear()
-        self._return_gap(self.next_fresh, floor, self._below)
+        self._return_fresh(floor, self._below)
         self.next_fresh = self.floor = floor
+
+    def reserve(self, start: int, end: int) -> bool:
+        """Never give out what lies from ``start`` to ``end``; False where some of it is in use already.
+
+        Memory that the allocator does not have in the first place is nobody's business here, but RAM below it is the kernel image.
+        """
+        first, last = start & -PAGE_SIZE, min(-(-end // PAGE_SIZE) * PAGE_SIZE, self._end)
+        if first >= self._end or last <= self._ram.base:
+            return True
+        for lists in (self._free, self._below):
+            for order, blocks in list(lists.items()):
+                for block in blocks:
+                    behind = block + (PAGE_SIZE << order)
+                    if first < behind and block < last:
+                        lists[order] = tuple(one for one in lists[order] if one != block)
+                        self._return_gap(block, max(block, first), lists)
+                        self._return_gap(min(behind, last), behind, lists)
+        is_fresh = first >= self.next_fresh
+        if last > self.next_fresh:
+            self._add_hole(max(first, self.next_fresh), last)
+        return is_fresh
+
+    def carve(self, size: int, align: int, lowest: int, highest: int) -> int | None:
+        """Reserve untouched memory from the top down.
+
+        Args:
+            size: bytes.
+            align: bytes, a power of two.
+            lowest: least physical address.
+            highest: physical address that it ends at or below.
+
+        Returns:
+            Its physical address, or None without room.
+        """
+        align = max(align, PAGE_SIZE)
+        size = -(-size // PAGE_SIZE) * PAGE_SIZE
+        floor = max(self.next_fresh, lowest)
+        pa = min(self._end, highest) - size & -align
+        for start, end in reversed(self.holes):
+            if pa < end and start < pa + size:
+                pa = start - size & -align
+        if pa < floor or size <= 0:
+            return None
+        self._add_hole(pa, pa + size)
+        return pa
+
+    def _add_hole(self, start: int, end: int) -> None:
+        holes = sorted([*self.holes, (start, end)])
+        merged = [holes[0]]
+        for hole in holes[1:]:
+            if hole[0] <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], hole[1]))
+            else:
+                merged.append(hole)
+        self.holes = tuple(merged)
 
     def free_pages(self, pa: int, order: int) -> None:
         """Give a block back.
@@ -98,12 +155,24 @@ class PageAllocator(State):
 
     def _fresh(self, size: int) -> int | None:
         pa = -(-self.next_fresh // size) * size
+        for start, end in self.holes:
+            if pa < end and start < pa + size:
+                pa = -(-end // size) * size
         if pa + size > self._end:
             return None
         # What alignment skips stays usable for smaller orders.
-        self._return_gap(self.next_fresh, pa, self._free)
+        self._return_fresh(pa, self._free)
         self.next_fresh = pa + size
         return pa
+
+    def _return_fresh(self, end: int, lists: StateDict[int, tuple[int, ...]]) -> None:
+        """Free what is untouched up to ``end`` and nobody's."""
+        at = self.next_fresh
+        for hole, behind in self.holes:
+            if hole < end and at < behind:
+                self._return_gap(at, hole, lists)
+                at = max(at, behind)
+        self._return_gap(at, end, lists)
 
     @staticmethod
     def _return_gap(start: int, end: int, lists: StateDict[int, tuple[int, ...]]) -> None:

@@ -37,10 +37,12 @@ def _number(cells: list[int]) -> int:
     return value & _MASK64
 
 
-def reg_entry(node: TreeNode, index: int) -> tuple[list[int], int] | None:
-    """Entry ``index`` of ``reg``: address cells and size, on the node's own bus; None where there is none."""
+def reg_entry(node: TreeNode, index: int, name: str = "reg") -> tuple[list[int], int] | None:
+    """Entry ``index`` of ``reg``, or of another property of that form: address cells and size, on the node's own bus; None where
+    there is none.
+    """
     address, size = node.inherited_cells("#address-cells"), node.inherited_cells("#size-cells")
-    cells = node.cells("reg")
+    cells = node.cells(name)
     stride = address + size
     if not 0 < address <= _ADDRESS_CELLS_LIMIT or index < 0 or (index + 1) * stride > len(cells):
         return None

@@ -1,17 +1,20 @@
 """A small board made up for the modules that run on it: the nodes they look for, with the properties they read.
 
-It is an honest guess: windows of 64 KiB from 0x1000_0000 up, an interrupt each, zero for every number, and a reserved
-region for each ``memory-region``. Print it with ``--dts``, edit it, and give it back with ``--dtb``.
+It is an honest guess: windows of 64 KiB from 0x1000_0000 up, an interrupt each, zero for every number that is no switch, and a
+reserved region for each ``memory-region``. Print it with ``--dts``, edit it, and give it back with ``--dtb``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from pkvm_emu.kernel.devicetree.tree import TreeNode, encode
 from pkvm_emu.kernel.devicetree.wants import Property, Wants
 
 WINDOW_BASE, WINDOW_SIZE = 0x1000_0000, 0x1_0000
+#: Windows of modules that read ``reg`` as plain numbers: they hand pages to EL2 with them.
+PAGE_WINDOW = 0x1000
 REGION_SIZE = 2 << 20
 _FIRST_SPI = 32
 _GIC_PHANDLE = 1
@@ -34,6 +37,15 @@ _STANDARD = frozenset(
     ]
 )
 _ELEMENT_SIZE = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
+
+
+#: Names of numbers that turn something on.
+_SWITCH = re.compile(r"(?:.*,)?(?:(?:use|enable|has|support)s?[-_].*|.*[-_](?:en|enable|enabled|support|supported))")
+
+
+def _is_switch(one: Property) -> bool:
+    """Whether a number says by its name that it turns something on."""
+    return one.kind in _ELEMENT_SIZE and one.length == 1 and _SWITCH.fullmatch(one.name) is not None
 
 
 def pair(value: int) -> tuple[int, int]:
@@ -103,9 +115,12 @@ class Board:
                     self._reserve(text)
                 else:
                     added.append(self._device(text, wants))
+        switches = [one for one in wants.properties.values() if _is_switch(one)]
         for name in wants.names:
             if self.root.child(name) is None:
-                self.root.add(name, status="okay")
+                node = self.root.add(name, status="okay")
+                for one in switches:
+                    node.set(one.name, 1)
         self._alias(wants, added)
         for node in added:
             self._fill(node, wants, added)
@@ -125,8 +140,9 @@ class Board:
     def _registers(self, node: TreeNode, wants: Wants) -> None:
         names = [one.name for one in wants.properties.values() if one.kind == "reg-name"]
         cells: list[int] = []
+        size = PAGE_WINDOW if "reg" in wants.properties else WINDOW_SIZE
         for _ in range(max(len(names), wants.windows)):
-            cells += (*pair(self._next_window), *pair(WINDOW_SIZE))
+            cells += (*pair(self._next_window), *pair(size))
             self._next_window += WINDOW_SIZE
         node.set("reg", tuple(cells))
         if names:
@@ -162,15 +178,16 @@ class Board:
             if one.kind == "child":
                 node.add(one.name)
             elif one.kind in _ELEMENT_SIZE:
-                node.set(one.name, bytes(_ELEMENT_SIZE[one.kind] * one.length))
+                size = _ELEMENT_SIZE[one.kind]
+                node.set(one.name, int(_is_switch(one)).to_bytes(size, "big") * one.length)
             elif one.kind == "string" and not one.name.endswith("-names"):
                 node.set(one.name, "pkvm-emu")
             elif one.kind == "phandle":
-                self._phandle(node, one, peers)
+                self._phandle(node, one, peers, wants)
 
-    def _phandle(self, node: TreeNode, one: Property, peers: list[TreeNode]) -> None:
+    def _phandle(self, node: TreeNode, one: Property, peers: list[TreeNode], wants: Wants) -> None:
         if one.name == "memory-region":
-            region = self._region(node)
+            region = self._region(node, wants.contiguous)
             if region is None:
                 return
             target = region
@@ -203,19 +220,18 @@ class Board:
             self._next_window += WINDOW_SIZE
         node.set("suppliers", (*node.cells("suppliers"), *(self._refer(one) for one in suppliers)))
 
-    def _region(self, node: TreeNode) -> TreeNode | None:
-        return self._reserve("shared-dma-pool", f"{node.base_name}-region")
+    def _region(self, node: TreeNode, contiguous: bool) -> TreeNode | None:
+        return self._reserve("shared-dma-pool", f"{node.base_name}-region", contiguous)
 
-    def _reserve(self, compatible: str, name: str = "") -> TreeNode | None:
+    def _reserve(self, compatible: str, name: str = "", reusable: bool = False) -> TreeNode | None:
         base = self._allocate_region(REGION_SIZE)
         if base is None:
             return None
-        return self._reserved.add(
-            f"{name or _node_name(compatible)}@{base:x}",
-            compatible=compatible,
-            reg=(*pair(base), *pair(REGION_SIZE)),
-            no__map=None,
+        node = self._reserved.add(
+            f"{name or _node_name(compatible)}@{base:x}", compatible=compatible, reg=(*pair(base), *pair(REGION_SIZE))
         )
+        node.set("reusable" if reusable else "no-map", None)
+        return node
 
 
 def _node_name(compatible: str) -> str:

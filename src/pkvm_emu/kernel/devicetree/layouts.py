@@ -78,6 +78,7 @@ class DeviceLayout:
     fwnode: int | None = None
     dma_mask: int | None = None
     coherent_dma_mask: int | None = None
+    cma_area: int | None = None
 
 
 def _line(of_node: int, dma_mask: int, after_node: int, verified: bool, reserved_base: int = 32) -> DeviceLayout:
@@ -95,6 +96,7 @@ def _line(of_node: int, dma_mask: int, after_node: int, verified: bool, reserved
         fwnode=of_node + 8,
         dma_mask=dma_mask,
         coherent_dma_mask=dma_mask + 8,
+        cma_area=dma_mask + 64,
         resource_size=96,
         reserved_base=reserved_base,
     )
@@ -115,6 +117,7 @@ OWN_HEADERS = DeviceLayout(
     num_resources=576,
     resource=584,
     of_node=160,
+    cma_area=232,
     resource_size=64,
     reserved_base=24,
 )
@@ -142,6 +145,7 @@ def with_of_node(row: DeviceLayout, of_node: int) -> DeviceLayout:
         fwnode=of_node + 8,
         dma_mask=None if row.dma_mask is None else row.dma_mask + shift,
         coherent_dma_mask=None if row.coherent_dma_mask is None else row.coherent_dma_mask + shift,
+        cma_area=None if row.cma_area is None else row.cma_area + shift,
         device_size=row.device_size + room,
         size=row.size + room,
         platform_dma_mask=row.platform_dma_mask + room,

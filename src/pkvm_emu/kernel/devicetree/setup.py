@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.kernel.devicetree.mmio import MmioWindows
 from pkvm_emu.kernel.devicetree.nodes import DeviceTree
+from pkvm_emu.kernel.devicetree.reserved import ReservedMemory
 from pkvm_emu.kernel.devicetree.tree import TreeNode
 from pkvm_emu.kernel.registry import kernel_part
 from pkvm_emu.machine.state import State, StateList
@@ -64,6 +65,7 @@ class BoardSetup(State):
         memory.set("reg", (*_cells(ram.base, cells[0]), *_cells(ram.size, cells[1])))
         chosen = tree.child("chosen") or tree.add("chosen")
         chosen.set("bootargs", str(self._kernel.command_line))
+        self._kernel.part(ReservedMemory).reserve(tree)
         self._kernel.part(DeviceTree).install(tree)
         self._kernel.part(MmioWindows).map_tree(tree)
 

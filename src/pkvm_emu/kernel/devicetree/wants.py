@@ -64,6 +64,8 @@ _WINDOWS = {
 }
 _INTERRUPTS = {"platform_get_irq": 1, "platform_get_irq_optional": 1, "of_irq_get": 1, "irq_of_parse_and_map": 1}
 _RUNTIME_PM = frozenset(("pm_runtime_enable", "devm_pm_runtime_enable"))
+_POOL_PAGES = frozenset(("cma_alloc", "dma_alloc_from_contiguous"))
+_TAKE_POOL = frozenset(("of_reserved_mem_device_init_by_idx", "of_reserved_mem_device_init_by_name"))
 _COUNT_LIMIT = 32
 #: Bytes of code within which a call's result is taken to be the next one's argument.
 _NEXT_CALL = 32
@@ -97,6 +99,7 @@ class Wants:
         windows: how many entries of ``reg`` it looks at.
         interrupts: how many interrupts it looks at.
         runtime_pm: its devices are powered on demand.
+        contiguous: it allocates pages of its devices' pools itself.
     """
 
     tables: list[list[str]] = field(default_factory=list)
@@ -109,6 +112,7 @@ class Wants:
     windows: int = 1
     interrupts: int = 1
     runtime_pm: bool = False
+    contiguous: bool = False
 
 
 def wants_of(file: ModuleFile) -> Wants:
@@ -123,7 +127,11 @@ def wants_of(file: ModuleFile) -> Wants:
             paths |= _Code(file, part.target).read(wants)
     if "/aliases" not in paths:
         wants.formats.clear()
-    wants.runtime_pm = any(symbol.shndx == 0 and symbol.name in _RUNTIME_PM for symbol in file.symbols)
+    imports = {symbol.name for symbol in file.symbols if symbol.shndx == 0}
+    wants.runtime_pm = not imports.isdisjoint(_RUNTIME_PM)
+    wants.contiguous = not imports.isdisjoint(_POOL_PAGES)
+    if not imports.isdisjoint(_TAKE_POOL):
+        wants.properties.setdefault("memory-region", Property("memory-region", "phandle"))
     return wants
 
 
@@ -258,11 +266,19 @@ class _Code:
 
     def _goes_to(self, call: int, function: str) -> bool:
         """Whether what a call returns is the first argument of ``function``, called next and soon."""
-        later = [(offset, name) for offset, name in self._calls if call < offset <= call + _NEXT_CALL]
-        if not later or min(later)[1] != function:
-            return False
-        between = range(call + 4, min(later)[0], 4)
-        return not any(self._word(offset) & 0x1F == 0 and _writes(self._word(offset)) for offset in between)
+        calls = dict(self._calls)
+        offset = call + 4
+        for _ in range(_NEXT_CALL // 4):
+            word = self._word(offset)
+            if word >> 26 == 0x25:
+                return calls.get(offset) == function
+            if word >> 24 & 0x7F == 0x35 and word & 0x1F == 0:  # CBNZ X0: where it goes with a node
+                offset += ((word >> 5 & 0x7_FFFF ^ 1 << 18) - (1 << 18)) * 4
+                continue
+            if (word & 0x1F == 0 and _writes(word)) or word >> 26 == 0x05:
+                return False
+            offset += 4
+        return False
 
     # Backwards from a call
 

@@ -1,4 +1,4 @@
-"""The page allocator's exports (``mm/page_alloc.c``, ``mm/util.c``, ``kernel/dma/contiguous.c``)."""
+"""The page allocator's exports (``mm/page_alloc.c``, ``mm/util.c``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pkvm_emu.kernel.registry import kernel_symbol
 from pkvm_emu.kernel.vmalloc import Vmalloc
 from pkvm_emu.kernel.vmemmap import Vmemmap
 from pkvm_emu.kernel.vsprintf_env import GuestFault
-from pkvm_emu.machine.calling import S32, U32, U64, Bool, Ptr
+from pkvm_emu.machine.calling import U32, U64, Ptr
 
 #: A data abort by DC ZVA from EL1 (CM, WnR), level 3 translation, marked with S1PTW by the hypervisor.
 _CLEAR_PAGE_ABORT = 0x25 << 26 | 1 << 25 | 1 << 8 | 1 << 7 | 1 << 6 | 7
@@ -105,13 +105,13 @@ def alloc_pages_exact(kernel: Kernel, size: U64, flags: U32) -> int:
         return 0
     order = kernel.pages.order_of(pa)
     assert order is not None
-    _split(kernel, pa, order)
+    split(kernel, pa, order)
     for page in range(pa + count * PAGE_SIZE, pa + (PAGE_SIZE << order), PAGE_SIZE):
         kernel.pages.free_pages(page, 0)
     return kernel.memory.linear_va(pa)
 
 
-def _split(kernel: Kernel, pa: int, order: int) -> None:
+def split(kernel: Kernel, pa: int, order: int) -> None:
     kernel.pages.split(pa)
     for page in range(pa, pa + (PAGE_SIZE << order), PAGE_SIZE):
         kernel.part(Vmemmap).set_references(page, 1)
@@ -160,7 +160,7 @@ def split_page(kernel: Kernel, page: Ptr, order: U32) -> None:
     pa = _of_page(kernel, page, "split_page")
     if kernel.pages.order_of(pa) != order:
         raise misuse(kernel, f"split_page of PA {pa:#x}: no block of order {order} is allocated there")
-    _split(kernel, pa, order)
+    split(kernel, pa, order)
 
 
 @kernel_symbol("vmalloc_to_page")
@@ -201,51 +201,6 @@ def si_meminfo(kernel: Kernel, info: Ptr) -> None:
     kernel.memory.write_u64(info + 32, pages)
     kernel.memory.write_u64(info + 40, (kernel.hyp_reserved - kernel.pages.next_fresh) // PAGE_SIZE)
     kernel.memory.write_u32(info + 104, PAGE_SIZE)
-
-
-# Contiguous memory
-
-
-def _contiguous(kernel: Kernel, count: int, align_order: int, flags: int) -> int:
-    order = max((count - 1).bit_length(), align_order) if count else 0
-    pa = kernel.pages.alloc_pages(order, zero=True) if count else None
-    if pa is None:
-        return 0
-    order = kernel.pages.order_of(pa) or 0
-    _split(kernel, pa, order)
-    for page in range(pa + count * PAGE_SIZE, pa + (PAGE_SIZE << order), PAGE_SIZE):
-        kernel.pages.free_pages(page, 0)
-    return kernel.part(Vmemmap).page(pa)
-
-
-@kernel_symbol("dma_alloc_from_contiguous", "cma_alloc", runs_guest=True)
-def cma_alloc(kernel: Kernel, area: Ptr, count: U64, align_order: U32, no_warn: Bool) -> int:
-    """``struct page`` of ``count`` contiguous pages (4 MiB at most), or NULL. All RAM is one area here."""
-    return _contiguous(kernel, count, align_order, 0)
-
-
-@kernel_symbol("dma_release_from_contiguous", "cma_release", runs_guest=True)
-def cma_release(kernel: Kernel, area: Ptr, page: Ptr, count: U32) -> int:
-    """Free them: true, or false where ``page`` is not of the area."""
-    pa = kernel.part(Vmemmap).physical(page)
-    if pa is None:
-        return False
-    for at in range(pa, pa + count * PAGE_SIZE, PAGE_SIZE):
-        release(kernel, at, 0, "cma_release")
-    return True
-
-
-@kernel_symbol("alloc_contig_pages", "alloc_contig_pages_noprof", runs_guest=True)
-def alloc_contig_pages(kernel: Kernel, count: U64, flags: U32, node: S32, mask: Ptr) -> int:
-    """``struct page`` of ``count`` contiguous pages, or NULL."""
-    return _contiguous(kernel, count, 0, flags)
-
-
-@kernel_symbol("free_contig_range", runs_guest=True)
-def free_contig_range(kernel: Kernel, pfn: U64, count: U64) -> None:
-    """Free contiguous pages by PFN."""
-    for at in range(pfn, pfn + count):
-        release(kernel, at * PAGE_SIZE, 0, "free_contig_range")
 
 
 @kernel_symbol("dump_page", runs_guest=True)

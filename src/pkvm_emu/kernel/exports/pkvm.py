@@ -89,10 +89,13 @@ def pkvm_register_el2_call(kernel: Kernel, function: Ptr) -> int:
     result = _s32(registers[1])
     if registers[0] == _SMCCC_SUCCESS and result >= 0:
         for module in kernel.loader.modules.values():
-            delta = module.hyp_delta
-            found = module.image.symbolize(function - delta) if delta and module.contains(function - delta) else None
-            if found is not None:
-                module.hypercalls[found.name.removeprefix("__kvm_nvhe_")] = result
+            place = function - module.hyp_delta - module.layout.hyp_base
+            if module.token and 0 <= place < module.layout.hyp_size:
+                found = module.image.symbolize(place + module.layout.hyp_base)
+                if found is not None:
+                    # A stripped module has sections and no names.
+                    tail = f"+{found.offset:#x}" if found.offset else ""
+                    module.hypercalls[found.name.removeprefix("__kvm_nvhe_") + tail] = result
     return result
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pkvm_emu.kernel.devicetree.addresses import window
+from pkvm_emu.kernel.cma import ContiguousAreas
 from pkvm_emu.kernel.devicetree.devices import Devices
 from pkvm_emu.kernel.devicetree.layouts import NODE
 from pkvm_emu.kernel.devicetree.nodes import DeviceTree, OfNode
+from pkvm_emu.kernel.devicetree.reserved import ReservedMemory
 from pkvm_emu.kernel.exports.of import node_at
 from pkvm_emu.kernel.exports.of_references import find_reference
 from pkvm_emu.kernel.kernel import Kernel
@@ -24,7 +25,7 @@ def of_reserved_mem_lookup(kernel: Kernel, node: Ptr) -> int:
     found = node_at(kernel, node)
     if found is None or not _is_region(kernel, found):
         return 0
-    where = window(found.tree)
+    where = kernel.part(ReservedMemory).of(found.tree)
     if where is None:
         return 0
     devices = kernel.part(Devices)
@@ -55,7 +56,14 @@ def of_reserved_mem_device_init_by_idx(kernel: Kernel, device: Ptr, node: Ptr, i
         return 0
     if not _is_region(kernel, found.node) or not _POOLS.intersection(found.node.tree.strings("compatible")):
         return -EINVAL
-    kernel.log.write(f"{kernel.part(Devices).at(device).name}: assigned reserved memory node {found.node.name}", 6)
+    where = kernel.part(ReservedMemory).of(found.node.tree)
+    if where is None:
+        return -EINVAL
+    owner = kernel.part(Devices).at(device)
+    if "reusable" in found.node.tree.properties and owner.layout.cma_area is not None:
+        area = kernel.part(ContiguousAreas).of_region(where.start, where.size, found.node.tree.base_name)
+        kernel.memory.write_u64(device + owner.layout.cma_area, area)
+    kernel.log.write(f"{owner.name}: assigned reserved memory node {found.node.name}", 6)
     return 0
 
 
@@ -70,3 +78,6 @@ def of_reserved_mem_device_init_by_name(kernel: Kernel, device: Ptr, node: Ptr, 
 @kernel_symbol("of_reserved_mem_device_release")
 def of_reserved_mem_device_release(kernel: Kernel, device: Ptr) -> None:
     """Take the pool back."""
+    offset = kernel.part(Devices).at(device).layout.cma_area
+    if offset is not None and kernel.memory.read_u64(device + offset) in kernel.part(ContiguousAreas).areas:
+        kernel.memory.write_u64(device + offset, 0)
