@@ -101,6 +101,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source-map", metavar="OLD=NEW", action="append", default=[], help="sources recorded under OLD are under NEW"
     )
+    parser.add_argument(
+        "--no-reverse", action="store_true", help="do not count instructions: faster between stops, and no way back"
+    )
     parser.add_argument("--record", metavar="FILE", help="write the packets of the session there")
     parser.add_argument("--symbols", metavar="DIR", help="write the ELF files with symbols there (lldb reads them)")
 
@@ -125,6 +128,8 @@ def execute(arguments: argparse.Namespace) -> int:
             here = Path(place)
             files = arguments.symbols or (place if arguments.launch == "lldb" else VIRTUAL_DIRECTORY)
             debugger = Debugger(system, Flow(acts), str(Path(files).absolute()))
+            if not arguments.no_reverse:
+                debugger.keep_history()
             first = FirstStop(debugger, arguments.stop_at)
             front = _Front(debugger, address, sources, arguments, here)
             try:

@@ -73,6 +73,7 @@ class RunControl:
         self.replay: Replay | None = None
         self._interrupt = ""
         self._reported: BaseException | None = None
+        self._next_service: Callable[[Service, tuple[int, ...]], None] | None = None
         self._next_result: Callable[[Service, ServiceResult], None] | None = None
 
     # Attaching
@@ -80,15 +81,15 @@ class RunControl:
     def attach(self) -> None:
         """Take part in every run from now on."""
         self._core.control = self
-        self._next_result = self._core.on_result
-        self._core.on_result = self._served
+        self._next_service, self._core.on_service = self._core.on_service, self._serving
+        self._next_result, self._core.on_result = self._core.on_result, self._served
 
     def detach(self) -> None:
         """Leave the machine as it is without debugger."""
         self.breakpoints.dispose()
         self.watchpoints.clear()
         self._core.control = None
-        self._core.on_result = self._next_result
+        self._core.on_service, self._core.on_result = self._next_service, self._next_result
         if self.replay is not None:
             self.replay.history.detach()
             self.replay = None
@@ -374,6 +375,12 @@ class RunControl:
     def _watch_stop(self, point: Watchpoint) -> Stop:
         stop = self.make_stop(StopKind.WATCHPOINT)
         return Stop(stop.kind, stop.cpu, stop.pc, stop.el, watch=(point.kind, point.va))
+
+    def _serving(self, service: Service, arguments: tuple[int, ...]) -> None:
+        if self._next_service is not None:
+            self._next_service(service, arguments)
+        if self.replay is not None and self.replay.is_active:
+            self.replay.serving()
 
     def _served(self, service: Service, result: ServiceResult) -> None:
         if self._next_result is not None:

@@ -12,6 +12,7 @@ from pkvm_emu.debug.window import Window
 
 if TYPE_CHECKING:
     from pkvm_emu.debug.flow import Flow
+    from pkvm_emu.debug.history import History
     from pkvm_emu.debug.journey import HypercallStops
     from pkvm_emu.debug.packets.registry import Go
     from pkvm_emu.debug.session import Session
@@ -48,7 +49,17 @@ class Debugger:
         self.hypercalls: HypercallStops = HypercallStops(system, self.control, self.memory)
         self.saved_states = SavedStates(system, self.control)
         self.extra_features: list[str] = []
+        #: Where the run has been; None: it cannot go back.
+        self.history: History | None = None
         self.control.attach()
+
+    def keep_history(self) -> History:
+        """Let the run be able to go back, from its beginning on; before the flow runs."""
+        self.history = self.control.keep_history(self.flow)
+        self.memory.on_edit = self.registers.on_edit = self.history.edited
+        self.saved_states.history = self.history
+        self.extra_features += ["ReverseStep+", "ReverseContinue+"]
+        return self.history
 
     def complain(self, text: str) -> None:
         """Say on the terminal that something went wrong in the debug server."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pkvm_emu.debug.flow import Rewind, Unwind
 from pkvm_emu.machine.counting import InstructionCounter
@@ -59,6 +59,14 @@ class Checkpoint:
     is_near: bool = False
 
 
+class Mark(NamedTuple):
+    """What the history has to know of a state that was kept elsewhere."""
+
+    epoch: int
+    segments: int
+    edits: int
+
+
 class History:
     """The history of one flow. Making it lets the engine count.
 
@@ -69,7 +77,6 @@ class History:
 
     Attributes:
         counter: counts instructions.
-        epoch: changes when the user changed something: indexes noted before name other points.
 
     Raises:
         EmulatorError: the engine cannot count.
@@ -82,7 +89,8 @@ class History:
         self._control = control
         self._flow = flow
         self.counter = machine.engine.counter = InstructionCounter(machine.engine)
-        self.epoch = 0
+        #: Changes when the user changed something: what was noted before may lie in another future.
+        self._epoch = 0
         self._acts: dict[int, Checkpoint] = {}
         self._kept: list[Checkpoint] = []
         #: Where the depth of runs changed: at which index, to which depth.
@@ -265,10 +273,7 @@ class History:
         self._machine.snapshots.restore(checkpoint.snapshot, inside=bool(checkpoint.runs))
         self._core.forget_event()
         self._control.forget()
-        del self._starts[checkpoint.segments :], self._depths[checkpoint.segments :]
-        self._edits_made = checkpoint.edits
-        self._cost, self._quiet_events = 0, -1
-        self._drop_dead()
+        self._go_on_from(checkpoint.segments, checkpoint.edits)
 
     # What the user does
 
@@ -279,7 +284,7 @@ class History:
             again: makes the same change again.
         """
         index = self.counter.index
-        self.epoch += 1
+        self._epoch += 1
         del self._edits[self._edits_made :]
         self._edits.append((index, again))
         self._edits_made += 1
@@ -287,16 +292,34 @@ class History:
         later = [number for number in self._acts if number > self._flow.position]
         self._machine.snapshots.drop(self._acts.pop(number).snapshot for number in later)
 
-    def restart(self) -> None:
-        """The machine was put into a state from elsewhere: the history begins here, in the present runs."""
-        self.epoch += 1
+    def mark(self) -> Mark:
+        """The present point, for :meth:`moved`."""
+        return Mark(self._epoch, len(self._starts), self._edits_made)
+
+    def moved(self, mark: Mark) -> None:
+        """The machine was put into the state of ``mark`` from outside.
+
+        Where the user changed something since, that state lies on no way that leads here: the history begins anew with it.
+        """
+        if mark.epoch == self._epoch:
+            self._go_on_from(mark.segments, mark.edits)
+        else:
+            self._restart()
+
+    def _go_on_from(self, segments: int, edits: int) -> None:
+        del self._starts[segments:], self._depths[segments:]
+        self._edits_made = edits
+        self._cost, self._quiet_events = 0, -1
+        self._drop_dead()
+
+    def _restart(self) -> None:
+        self._epoch += 1
         self._edits.clear()
         self._edits_made = 0
         self._drop(list(self._kept))
         self._machine.snapshots.drop(act.snapshot for act in self._acts.values())
         self._acts.clear()
-        self._starts.clear()
-        self._depths.clear()
+        self._starts, self._depths = [self.counter.index], [self._core.depth]
         self.keep()
 
 

@@ -7,6 +7,7 @@ the debugger (it maps one to one, and only what the host has touched); a guest's
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from pkvm_emu.debug.breakpoints import regime_of
@@ -112,6 +113,8 @@ class DebugMemory:
         self._registers = system.machine.engine.batch(*_REGISTERS)
         self.physical = False
         self.level: int | None = None
+        #: Told of each change, with a function that makes it again.
+        self.on_edit: Callable[[Callable[[], None]], None] | None = None
 
     # Translation
 
@@ -209,6 +212,12 @@ class DebugMemory:
         pieces = self.pieces(va, len(data))
         if pieces is None:
             return False
+        self._store(pieces, data)
+        if self.on_edit is not None:
+            self.on_edit(lambda: self._store(pieces, data))
+        return True
+
+    def _store(self, pieces: list[tuple[int, int]], data: bytes) -> None:
         position = 0
         for pa, size in pieces:
             self._machine.ram.write(pa, data[position : position + size])
@@ -216,7 +225,6 @@ class DebugMemory:
         self._machine.core.code_epoch += 1
         self._machine.engine.flush_code()
         self._machine.engine.flush_tlb()
-        return True
 
     def pieces(self, va: int, size: int) -> list[tuple[int, int]] | None:
         """``(pa, bytes)`` of the RAM behind a range, or None where part of it is not RAM."""

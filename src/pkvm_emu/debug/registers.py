@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,8 @@ class RegisterFile:
         self._machine = machine
         self._engine = machine.engine
         self._core = machine.engine.batch(*_GENERAL, "sp", "pc", "pstate")
+        #: Told of each change, with a function that makes it again.
+        self.on_edit: Callable[[Callable[[], None]], None] | None = None
 
     def read(self, cpu: int, name: str) -> int:
         """One register of a CPU that is on.
@@ -106,8 +108,15 @@ class RegisterFile:
     def write(self, cpu: int, name: str, value: int) -> None:
         """Write one register, with the effect that an MSR has; errors as for :meth:`read`."""
         register = BY_NAME[name]
+        value &= (1 << register.bits) - 1
+        before = self.read(cpu, name) if self.on_edit is not None else None
+        self._write_on(cpu, register, value)
+        if self.on_edit is not None and before != value:
+            self.on_edit(lambda: self._write_on(cpu, register, value))
+
+    def _write_on(self, cpu: int, register: Register, value: int) -> None:
         with self._machine.on_cpu(cpu):
-            self._write(register, value & (1 << register.bits) - 1)
+            self._write(register, value)
 
     def _read(self, registers: Sequence[Register]) -> list[int]:
         values = self._core.read()[:]

@@ -111,6 +111,11 @@ class Remote:
         session = self._session
         assert session is not None
         session.at_stop(stop)
+        if session.awaits_output:
+            # The answer to a monitor command is what it found; the client knows of no stop.
+            session.awaits_output = False
+            self._send(f"{stop.text}\n".encode().hex().encode() if stop.text else b"OK")
+            return
         if stop.text and stop.kind is not StopKind.INTERRUPT:
             self._send(b"O" + f"{stop.text}\n".encode().hex().encode())
         self._send(session.stop_reply())

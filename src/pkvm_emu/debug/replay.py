@@ -72,6 +72,7 @@ class Replay:
         self._origin = 0
         self._point: Watchpoint | None = None
         self._seen: object = None
+        self._was_touched = False
         self._answer: Callable[[], str] | None = None
 
     @property
@@ -101,7 +102,7 @@ class Replay:
             # Nothing is kept: the history was begun anew in a run that has returned.
             self._job = Seek(history.index, _bare(StopKind.BEGIN, stop))
         elif request.kind is Back.STEP:
-            target = history.before(history.index, max(self._control.depth, 1))
+            target = self._steps_back(request.count)
             if target is None:
                 self._seek(history.first, _bare(StopKind.BEGIN, stop))
             else:
@@ -110,6 +111,12 @@ class Replay:
             if request.watched:
                 self._point = self._control.watchpoints.add(WRITE, request.watched[0][0], 0, request.watched)
             self._search(history.index)
+
+    def _steps_back(self, count: int) -> int | None:
+        index: int | None = self.history.index
+        for _ in range(count):
+            index = self.history.before(index, max(self._control.depth, 1)) if index is not None else None
+        return index
 
     def _seek(self, target: int, stop: Stop) -> None:
         state = self._state(target)
@@ -123,7 +130,7 @@ class Replay:
     def _search(self, end: int) -> None:
         state = self._state(end - 1)
         self._job = Search(end, state.index)
-        self._seen = _NOT_SEEN
+        self._seen, self._was_touched = _NOT_SEEN, False
         self.arm()
         self.history.return_to(state)
 
@@ -238,8 +245,16 @@ class Replay:
     def touched(self, point: Watchpoint) -> None:
         """Inside the hook of a watchpoint."""
         job = self._job
-        if isinstance(job, Search) and self._is_wanted(point):
-            job.found = self.history.counter.now, self._watch_stop(point, "")
+        if isinstance(job, Search):
+            self._was_touched = True
+            if self._is_wanted(point):
+                job.found = self.history.counter.now, self._watch_stop(point, "")
+
+    def serving(self) -> None:
+        """A service is about to be performed: what instructions wrote up to now is known by their hooks."""
+        if self._was_touched:
+            self._was_touched = False
+            self._control.watchpoints.note()
 
     def served(self, name: str) -> None:
         """A service has been performed: what it wrote passed no hook."""
@@ -252,6 +267,7 @@ class Replay:
 
     def _look(self, job: Search) -> None:
         """At a boundary: what changed without a service, and stops that a question decides about."""
+        self.serving()
         self._compare(job, self.history.before(self.history.index, self._control.depth), "written by Python")
         stop = self._control.answer_question()
         if stop is not None and self.history.index < job.target:

@@ -14,6 +14,7 @@ from pkvm_emu.errors import UsageError
 
 if TYPE_CHECKING:
     from pkvm_emu.debug.control import RunControl
+    from pkvm_emu.debug.history import History, Mark
     from pkvm_emu.machine.snapshot import Snapshot
     from pkvm_emu.system import System
 
@@ -25,6 +26,7 @@ class SavedState:
     snapshot: Snapshot
     runs: tuple[int, ...]
     place: str
+    mark: Mark | None = None
 
 
 class SavedStates:
@@ -34,13 +36,16 @@ class SavedStates:
         self._system = system
         self._control = control
         self._states: dict[str, SavedState] = {}
+        #: The history, where one is kept: it has to know that the machine went elsewhere.
+        self.history: History | None = None
 
     def save(self, name: str) -> None:
         """Keep the state of this stop."""
         machine = self._system.machine
         place = machine.core.describe(machine.engine.read("pc"), machine.core.el)
         snapshot = machine.snapshots.take(inside=True)
-        self._states[name] = SavedState(snapshot, self._control.runs, place)
+        mark = self.history.mark() if self.history is not None else None
+        self._states[name] = SavedState(snapshot, self._control.runs, place, mark)
 
     def load(self, name: str) -> None:
         """Go back to a state.
@@ -58,6 +63,8 @@ class SavedStates:
             )
         self._system.machine.snapshots.restore(state.snapshot, inside=True)
         self._control.forget()
+        if self.history is not None and state.mark is not None:
+            self.history.moved(state.mark)
 
     def describe(self) -> str:
         """The states, one line each."""

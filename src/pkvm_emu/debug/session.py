@@ -8,7 +8,7 @@ from pkvm_emu.debug import packets  # noqa: F401  (registers the commands)
 from pkvm_emu.debug.packets.registers import encode
 from pkvm_emu.debug.packets.registry import BAD_REQUEST, EMPTY, NO_MEMORY, Answer, Malformed, find, hex_number
 from pkvm_emu.debug.registers import BY_NAME
-from pkvm_emu.debug.stops import Stop, StopKind
+from pkvm_emu.debug.stops import Request, Resume, Stop, StopKind
 from pkvm_emu.errors import PkvmEmuError
 
 if TYPE_CHECKING:
@@ -56,6 +56,15 @@ class Session:
         self.documents: dict[tuple[bytes, bytes], bytes] = {}
         self.files: dict[int, bytes] = {}
         self.libraries_seen: object = None
+        #: What the next resume does in the place of what it says (for debuggers that cannot go back).
+        self.armed: Request | None = None
+        #: A monitor command lets the guest run: its answer is still to be given.
+        self.awaits_output = False
+
+    def direct(self, resume: Resume) -> Resume:
+        """How a packet lets the guest run: as it says, or back where a monitor command asked for that."""
+        armed, self.armed = self.armed, None
+        return resume if armed is None else Resume(back=armed)
 
     def answer(self, data: bytes) -> Answer:
         """The answer to one packet. Whatever it says, this does not raise for it."""
@@ -115,6 +124,8 @@ class Session:
 
     def _reason(self, stop: Stop) -> list[str]:
         parts = []
+        if stop.kind is StopKind.BEGIN and not self.is_lldb:
+            parts.append("replaylog:begin")
         if stop.kind is StopKind.LIBRARIES or self.libraries_seen not in (None, self.debugger.libraries.state()):
             parts.append("library:")
         if stop.watch is not None:

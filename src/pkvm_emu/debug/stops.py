@@ -95,6 +95,7 @@ class Request:
     Attributes:
         kind: which.
         index: of ``GOTO``.
+        count: how many ``STEP``.
         watched: physical memory (address, bytes) whose last writer ``FIND`` looks for.
         probe: what ``FIND`` looks for the last change of, where it is not memory.
         describe: called where ``FIND`` found it, with the stop and its index (the machine is at that place), or with None; its
@@ -103,6 +104,7 @@ class Request:
 
     kind: Back
     index: int = 0
+    count: int = 1
     watched: tuple[tuple[int, int], ...] = ()
     probe: Callable[[], object] | None = None
     describe: Callable[[Stop | None, int], str] = lambda stop, index: ""

@@ -9,63 +9,22 @@ hook; one that has to run guest code leaves the hook and is performed by the run
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
-from pkvm_emu.errors import ModuleError
 from pkvm_emu.machine.control import Control
 from pkvm_emu.machine.engine import INTNO_HVC, INTNO_SMC, INTNO_UDEF, BusError, Engine
 from pkvm_emu.machine.exceptions import EC_PAC_TRAP, EC_SHIFT, ExceptionEntry, Taken
+from pkvm_emu.machine.service import SERVICE_IMMEDIATE, CpuParked, Service, ServiceResult, Settled, Stuck
 from pkvm_emu.machine.watchdog import Watchdog
 
-SERVICE_IMMEDIATE = 0x8000
+__all__ = ["SERVICE_IMMEDIATE", "STUB_ARGS", "Core", "CpuParked", "Service", "ServiceResult", "Settled", "Stuck"]
+
 STUB_ARGS = 8
 _MASK64 = (1 << 64) - 1
 _ABORT_CLASSES = frozenset((0x20, 0x21, 0x24, 0x25))
 _TICKS_PER_EVENT = 64
 #: MRS of CNTPCTSS_EL0 and CNTVCTSS_EL0, without the register number.
 _ORDERED_COUNTER_READS = frozenset((0xD53BE0A0, 0xD53BE0C0))
-
-ServiceResult = int | tuple[int, ...] | None
-
-
-class Stuck(ModuleError):
-    """The guest cannot go on: an endless loop, a WFI that nothing ends, a lock that nobody frees, or a spent budget."""
-
-
-class CpuParked(ModuleError):
-    """The CPU went off or to sleep inside the call, which does not come back."""
-
-
-class Settled(Enum):
-    """Why the engine stopped: the guest came back, something was dealt with and it goes on, there was no event, or the CPU
-    went off or to sleep.
-    """
-
-    RETURNED = 0
-    GOES_ON = 1
-    NOTHING = 2
-    PARKED = 3
-
-
-@dataclass(slots=True, frozen=True)
-class Service:
-    """Python behind a stub.
-
-    Attributes:
-        name: for traces and messages (an op, a kernel symbol, a firmware entry).
-        el: the exception level that may call it.
-        nargs: how many of x0..x7 the function takes.
-        function: called with ``nargs`` integers; returns x0, or a tuple for x0, x1, ..., or None to leave them.
-        in_hook: answered inside the interrupt hook; False for functions that run guest code.
-    """
-
-    name: str
-    el: int
-    nargs: int
-    function: Callable[..., ServiceResult]
-    in_hook: bool = True
 
 
 class Core:

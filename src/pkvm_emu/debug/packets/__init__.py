@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pkvm_emu.debug.packets import files, lldb, memory, queries, registers, running, xfer
+from pkvm_emu.debug.packets import files, lldb, memory, queries, registers, reverse, running, xfer
 
-__all__ = ["files", "lldb", "memory", "queries", "registers", "running", "xfer"]
+__all__ = ["files", "lldb", "memory", "queries", "registers", "reverse", "running", "xfer"]

@@ -96,6 +96,7 @@ def monitor(session: Session, data: bytes) -> Answer:
     except PkvmEmuError as error:
         answer = f"{error}\n"
     if isinstance(answer, Go):
+        session.awaits_output = True
         return answer
     return escape_text(answer.encode()) if answer else OK
 

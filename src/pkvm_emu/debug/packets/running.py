@@ -51,7 +51,7 @@ def resume(session: Session, data: bytes) -> Answer:
             actions.setdefault(session.cpu_of(thread), action)
         elif default is None:
             default = action
-    return Go(Resume(actions, CONTINUE if default is None else default))
+    return Go(session.direct(Resume(actions, CONTINUE if default is None else default)))
 
 
 def _action(text: bytes) -> Action:
@@ -72,14 +72,14 @@ def _action(text: bytes) -> Action:
 def go_on(session: Session, data: bytes) -> Answer:
     """Go on, from another address where one is given."""
     _jump(session, data)
-    return Go(Resume())
+    return Go(session.direct(Resume()))
 
 
 @packet("s", "S")
 def step(session: Session, data: bytes) -> Answer:
     """One instruction, at another address where one is given."""
     _jump(session, data)
-    return Go(Resume({session.cpu: STEP}))
+    return Go(session.direct(Resume({session.cpu: STEP})))
 
 
 def _jump(session: Session, data: bytes) -> None:
