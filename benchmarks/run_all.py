@@ -6,7 +6,7 @@ import importlib
 
 
 def main() -> None:
-    for name in ("cold_run", "boot", "hvc_round_trip", "snapshot_restore", "throughput", "smp"):
+    for name in ("cold_run", "boot", "hvc_round_trip", "snapshot_restore", "throughput", "smp", "cases"):
         importlib.import_module(name).main()
 
 

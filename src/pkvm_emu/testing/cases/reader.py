@@ -54,20 +54,50 @@ def read_case_file(path: Path) -> CaseFile:
         raise InputError(f"{path}: nested too deeply") from error
     locate = Locator(text)
     _check(path, data, locate)
-    return _file(path, data, locate)
+    return _file(path, data, Locator(text, data))
+
+
+_HEADER = re.compile(r"^\s*\[\[\s*case\s*(\.\s*step\s*)?\]\]")
 
 
 class Locator:
-    """Finds the line on which something in a TOML text is said."""
+    """Finds the line on which something in a TOML text is said.
 
-    def __init__(self, text: str) -> None:
+    Args:
+        text: the text.
+        data: what it says, once it is known to be right: where cases and steps have headers, as they mostly do, counting
+            those is enough.
+    """
+
+    def __init__(self, text: str, data: dict[str, Any] | None = None) -> None:
         self._lines = text.splitlines(keepends=True)
+        #: Line of each case, and of each of its steps.
+        self._headers: list[tuple[int, list[int]]] = []
+        if data is not None:
+            self._count_headers(data)
+
+    def _count_headers(self, data: dict[str, Any]) -> None:
+        found: list[tuple[int, list[int]]] = []
+        for number, line in enumerate(self._lines, 1):
+            header = _HEADER.match(line)
+            if header is not None and header[1] is None:
+                found.append((number, []))
+            elif header is not None and found:
+                found[-1][1].append(number)
+        # A header inside of a string of several lines would be counted too: then the numbers differ.
+        if [len(steps) for _, steps in found] == [len(case.get("step", ())) for case in data["case"]]:
+            self._headers = found
 
     def line(self, place: Sequence[str | int]) -> int:
         """The line (from 1) of the statement after which ``place`` is there.
 
         The parser has no positions, so it is asked with the beginning of the text, cut shorter and shorter.
         """
+        if self._headers and place[0] == "case":
+            if len(place) == 2:
+                return self._headers[int(place[1])][0]
+            if len(place) == 4 and place[2] == "step":
+                return self._headers[int(place[1])][1][int(place[3])]
         low, high = 0, len(self._lines)
         while low < high:
             middle = (low + high) // 2
