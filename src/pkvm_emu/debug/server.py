@@ -88,6 +88,8 @@ class SocketLink:
         self._interrupt = interrupt
         self._changed = threading.Condition()
         self._client: socket.socket | None = None
+        #: The client that the front end knows: while the guest runs, another may have taken the place of one that is gone.
+        self._served: socket.socket | None = None
         self._decoder = Decoder()
         self._inbox = bytearray()
         self._is_running = False
@@ -111,6 +113,7 @@ class SocketLink:
                     raise Killed
                 # With a time limit, so that Ctrl-C on the terminal is answered.
                 self._changed.wait(0.2)
+            self._served = self._client
 
     def receive(self) -> list[Packet | Signal]:
         """What has come, at least one event.
@@ -120,10 +123,10 @@ class SocketLink:
         """
         while True:
             with self._changed:
+                client = self._served
+                if client is None or client is not self._client:
+                    raise ClientGone
                 data, self._inbox = bytes(self._inbox), bytearray()
-                client = self._client
-            if client is None:
-                raise ClientGone
             if not data:
                 data = _receive(client)
                 if not data:
@@ -134,7 +137,7 @@ class SocketLink:
 
     def send(self, data: bytes) -> None:
         """Send; a client that is gone is noticed when something is received."""
-        client = self._client
+        client = self._served
         if client is not None:
             with contextlib.suppress(OSError):
                 client.sendall(data)
@@ -142,8 +145,9 @@ class SocketLink:
     def drop_client(self) -> None:
         """Close the connection."""
         with self._changed:
-            client, self._client = self._client, None
-            self._decoder, self._inbox = Decoder(), bytearray()
+            client, self._served = self._served, None
+            if client is self._client:
+                self._client = None
         if client is not None:
             client.close()
 
@@ -161,6 +165,7 @@ class SocketLink:
         self._is_closed = True
         self._wake()
         self._thread.join(2)
+        self._served = self._client
         self.drop_client()
         for each in (self._listener, self._wake_in, self._wake_out):
             each.close()
@@ -193,10 +198,9 @@ class SocketLink:
     def _take(self, client: socket.socket) -> None:
         """Something came from the client while the guest runs."""
         data = _receive(client)
-        self._inbox += data[:_CHUNK]
+        self._inbox += data
         if not data:
             self._client = None
-            client.close()
             self._reason = "the debugger is gone"
         elif _INTERRUPT in data:
             self._reason = "interrupted"
@@ -217,6 +221,7 @@ class SocketLink:
             if newcomer.family != socket.AF_UNIX:
                 newcomer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._client = newcomer
+            self._decoder, self._inbox = Decoder(), bytearray()
             if self._is_running:
                 self._reason = "a debugger has come"
             self._changed.notify_all()
