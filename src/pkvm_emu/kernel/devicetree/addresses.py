@@ -13,6 +13,8 @@ from pkvm_emu.kernel.devicetree.tree import TreeNode, by_phandle
 _GIC_SPI, _GIC_PPI, _GIC_ESPI, _GIC_EPPI = 0, 1, 2, 3
 _GIC_FIRST = {_GIC_SPI: 32, _GIC_PPI: 16, _GIC_ESPI: 4096, _GIC_EPPI: 1056}
 _ADDRESS_CELLS_LIMIT = 4
+#: A property of ours: how many bytes of registers there are at least, where ``reg`` says less.
+REGISTERS = "pkvm-emu,registers"
 _MASK64 = (1 << 64) - 1
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from pkvm_emu.kernel.devicetree.addresses import REGISTERS
 from pkvm_emu.kernel.devicetree.tree import TreeNode, encode
 from pkvm_emu.kernel.devicetree.wants import Property, Wants
 
 WINDOW_BASE, WINDOW_SIZE = 0x1000_0000, 0x1_0000
-#: Windows of modules that read ``reg`` as plain numbers: they hand pages to EL2 with them.
+#: Windows of modules that read ``reg`` as plain numbers: they hand pages to EL2 with them. Their registers may go on behind.
 PAGE_WINDOW = 0x1000
 REGION_SIZE = 2 << 20
 _FIRST_SPI = 32
@@ -145,6 +146,8 @@ class Board:
             cells += (*pair(self._next_window), *pair(size))
             self._next_window += WINDOW_SIZE
         node.set("reg", tuple(cells))
+        if size < WINDOW_SIZE:
+            node.set(REGISTERS, WINDOW_SIZE)
         if names:
             node.set("reg-names", names)
 

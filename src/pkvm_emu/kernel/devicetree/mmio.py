@@ -9,7 +9,7 @@ from pkvm_emu.devices.bus import MmioBus
 from pkvm_emu.devices.models import for_compatible
 from pkvm_emu.hyp import layout as hyp_layout
 from pkvm_emu.kernel import layout
-from pkvm_emu.kernel.devicetree.addresses import interrupts, windows
+from pkvm_emu.kernel.devicetree.addresses import REGISTERS, Window, interrupts, windows
 from pkvm_emu.kernel.devicetree.irq import Interrupts
 from pkvm_emu.kernel.devicetree.tree import TreeNode
 from pkvm_emu.kernel.registry import kernel_part
@@ -79,7 +79,8 @@ class MmioWindows:
                 model.connect(lines, self._upstream(node, by_phandle))
 
     def _map_node(self, node: TreeNode) -> None:
-        for index, one in enumerate(windows(node)):
+        least = node.cell(REGISTERS, 0)
+        for index, one in enumerate(Window(row.start, max(row.size, least)) for row in windows(node)):
             name = node.path if not index else f"{node.path}[{index}]"
             chosen = self._choose(node) if not index else None
             present = self.bus.windows.get((one.start, one.start + one.size))
