@@ -70,6 +70,7 @@ class OpTable:
         #: Stub address by op.
         self.stubs: dict[str, int] = {}
         self._watch = OpWatch(hyp)
+        self._services: dict[tuple[str, registry.Op | None, bool], Service] = {}
         slots = [slot for slot in table.slots if slot.prototype]
         if len(slots) * STUB_SIZE > (self.PAGES - 1) * PAGE_SIZE:
             raise EmulatorError("struct pkvm_module_ops has more members than there is room for stubs")
@@ -101,8 +102,10 @@ class OpTable:
 
     @observers.setter
     def observers(self, observers: tuple[OpObserver, ...]) -> None:
+        was_watched = bool(self._watch.observers)
         self._watch.observers = list(observers)
-        self._plant_services()
+        if was_watched != bool(observers):
+            self._plant_services()
 
     def observe(self, observer: OpObserver) -> None:
         """Tell ``observer`` of every op from now on."""
@@ -163,6 +166,13 @@ class OpTable:
 
     def _service(self, name: str) -> Service:
         is_watched = bool(self._watch.observers)
+        key = (name, registry.OPS.get(name), is_watched)
+        known = self._services.get(key)
+        if known is None:
+            known = self._services[key] = self._make_service(name, is_watched)
+        return known
+
+    def _make_service(self, name: str, is_watched: bool) -> Service:
         if name in FIRMWARE_OPS:
             nothing = self._watch.wrap(name, lambda *_: None) if is_watched else lambda *_: None
             return Service(name, 2, FIRMWARE_OPS[name].nargs, nothing)
