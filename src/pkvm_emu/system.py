@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +20,11 @@ from pkvm_emu.abi.generation import EVENTS_SECTION, PRINTK_SECTION, Generation
 from pkvm_emu.boot_flow import run_plan
 from pkvm_emu.boot_plan import given_modules, open_initramfs, plan_boot
 from pkvm_emu.choose import choose_generation, choose_profile
-from pkvm_emu.cpus import SystemCpu, run_on
 from pkvm_emu.devices.standard import StandardDevices
 from pkvm_emu.elf.module_file import ModuleFile
-from pkvm_emu.errors import ModuleError, UsageError
+from pkvm_emu.errors import ModuleError
 from pkvm_emu.host import Host
+from pkvm_emu.host_actions import HostActions, ModuleSource, read_module
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.hypervisor import register_all as register_hyp
 from pkvm_emu.kernel import layout
@@ -41,28 +40,20 @@ from pkvm_emu.kernel.modprobe import Modprobe
 from pkvm_emu.kernel.modules import LoadedModule
 from pkvm_emu.machine.machine import Machine
 from pkvm_emu.machine.profile import MachineProfile
-from pkvm_emu.machine.scheduler import DEFAULT_TURN
 from pkvm_emu.machine.snapshot import Snapshot
+from pkvm_emu.observations import Observations
 from pkvm_emu.pages import Pages
-from pkvm_emu.results import HvcResult
 from pkvm_emu.symbolize import Symbolizer
 
 if TYPE_CHECKING:
     from pkvm_emu.contracts.monitor import Monitor
     from pkvm_emu.contracts.rules import Selection
     from pkvm_emu.devices.loading import MmioSpec
-    from pkvm_emu.explain import Explanations
-    from pkvm_emu.hyp.pviommu import Route
     from pkvm_emu.kernel.fs import FileSystem
     from pkvm_emu.kernel.initramfs.image import Initramfs
     from pkvm_emu.tracing.functions import FunctionTracer
-    from pkvm_emu.tracing.pipe import TracePipe
     from pkvm_emu.tracing.timeline import Timeline
     from pkvm_emu.tracing.timeline.listen import Recording
-    from pkvm_emu.vm import VirtualMachine
-
-HCALL_BASE = 0xC600_0000
-ModuleSource = str | Path | ModuleFile
 
 
 class Modules(Mapping[str, LoadedModule]):
@@ -85,7 +76,7 @@ class Modules(Mapping[str, LoadedModule]):
         return len(self._system.kernel.loader.modules)
 
 
-class System:
+class System(HostActions, Observations):
     """A booted (or booting) system. Made by :func:`boot`.
 
     Attributes:
@@ -199,68 +190,6 @@ class System:
         return self.kernel.part(FileSystem)
 
     @property
-    def trace_pipe(self) -> TracePipe:
-        """The hypervisor's trace: ``system.trace_pipe.read()``."""
-        from pkvm_emu.tracing.pipe import TracePipe
-
-        return TracePipe(self)
-
-    @property
-    def timeline(self) -> Timeline:
-        """The recording of what ran: ``system.timeline.save("trace.json")``.
-
-        Raises:
-            UsageError: nothing is recorded; ask for it with ``boot(..., timeline=True)`` or :meth:`record_timeline`.
-        """
-        if self._recording is None:
-            raise UsageError("nothing is recorded: boot with timeline=True, or call record_timeline() before what matters")
-        return self._recording[0]
-
-    def record_timeline(self, instructions: bool = True) -> Timeline:
-        """Begin to record calls, exceptions, ops, events and page ownership; a recording that runs already goes on.
-
-        Args:
-            instructions: count the instructions at EL2 and note which ran; this is what costs most.
-        """
-        if self._recording is None:
-            from pkvm_emu.tracing.timeline import record
-
-            self._recording = record(self, instructions)
-        return self._recording[0]
-
-    @property
-    def contracts(self) -> Monitor | None:
-        """What watches for breaches of contracts: ``system.contracts.findings``; None where nothing does."""
-        return self._monitor
-
-    def watch_contracts(self, selection: Selection | str = "") -> Monitor:
-        """Watch for breaches of contracts from now on; a system is watched once.
-
-        Args:
-            selection: which contracts, and how bad their breaches are; as text for ``--contracts``.
-
-        Raises:
-            UsageError: a word of the text that is no contract; or the system is watched already.
-        """
-        from pkvm_emu.contracts.monitor import watch
-        from pkvm_emu.contracts.rules import Selection
-
-        if self._monitor is not None:
-            raise UsageError("the contracts of this system are watched already")
-        chosen = Selection.parse(selection) if isinstance(selection, str) else selection
-        self._monitor = watch(self, chosen)
-        return self._monitor
-
-    def explain(self, last: int | None = 1) -> Explanations:
-        """Why the ``last`` refusals happened (None: all of them), oldest first; ``print()`` it.
-
-        Ops and hypercalls that returned an errno, and accesses of the host that ended in an abort.
-        """
-        from pkvm_emu.explain import explain
-
-        return explain(self, last)
-
-    @property
     def irq(self) -> Interrupts:
         """The host's interrupts: ``system.irq.fire(number)``."""
         return self.kernel.part(Interrupts)
@@ -290,157 +219,6 @@ class System:
         else:
             setup.make_up(files)
 
-    # What a host does
-
-    def hvc(self, function: int, *args: int) -> HvcResult:
-        """Make a hypercall from EL1, by a real ``hvc #0``.
-
-        Args:
-            function: a hypercall number (0 to 0xffff: 0xC6000000 is added), or a whole SMCCC function id.
-            args: x1, x2, ... (up to seven).
-
-        Returns:
-            x0 to x3 after the call; x0 is -1 (all ones) for an id that nobody answers.
-        """
-        return HvcResult(*self.kernel.hvc(self.function_id(function), *args)[:4])
-
-    def smc(self, function: int, *args: int) -> HvcResult:
-        """Make an SMC from EL1; the hypervisor traps it, asks the modules' handlers and forwards what is left to EL3."""
-        return HvcResult(*self.kernel.smc(function, *args)[:4])
-
-    def add_smc(self, path: str | Path) -> None:
-        """Answer vendor SMCs at EL3 from a file: a TOML table, or Python with functions marked ``@smc(ID)``.
-
-        Raises:
-            UsageError: the file cannot be read or is wrong; the text has the line or the key.
-        """
-        from pkvm_emu.hyp.el3_table import load_smc_file
-
-        load_smc_file(path, self.hyp.el3, self.machine.ram)
-
-    def load(self, module: ModuleSource, parameters: Sequence[tuple[str, str | None]] = ()) -> LoadedModule:
-        """Load a module, as ``insmod FILE name=value ...`` does.
-
-        Raises:
-            ModuleLoadError: with the errno and the reason.
-        """
-        file = read_module(module)
-        given = [*self.kernel.command_line.module_parameters(file.name), *parameters]
-        self.set_up_board([file])
-        return self.kernel.loader.load(file, given)
-
-    def call(self, name: str, *args: int) -> HvcResult:
-        """Call a hypercall that a module registered, by the name of its EL2 function.
-
-        Raises:
-            UsageError: nobody registered that function.
-        """
-        return self.hvc(self.function_id(name), *args)
-
-    def function_id(self, function: str | int) -> int:
-        """The SMCCC function id of a hypercall: of a number as :meth:`hvc` takes it, or of a name as :meth:`call` does.
-
-        Raises:
-            UsageError: nobody registered that function.
-        """
-        if isinstance(function, int):
-            return function | HCALL_BASE if 0 <= function <= 0xFFFF else function
-        known: dict[str, int] = {}
-        for module in self.modules.values():
-            known.update(module.hypercalls)
-        short = function.removeprefix("__kvm_nvhe_")
-        if short not in known:
-            listed = ", ".join(known) or "none"
-            raise UsageError(f"no hypercall {function!r} is registered (registered: {listed})")
-        return HCALL_BASE | known[short]
-
-    def idle(self, seconds: float | None = None) -> None:
-        """The host has nothing to do: deferred work runs, and time goes on.
-
-        Args:
-            seconds: for how long; None: until everything that is pending now (timers, delayed work, sleeping threads) has had
-                its turn, 10 s at most.
-        """
-        self.kernel.idle(None if seconds is None else round(seconds * 1e9))
-
-    def reboot(self, how: str = "restart", command: str = "") -> None:
-        """End the system as ``reboot(2)`` does: reboot notifiers, shutdown, restart or power-off handlers, then PSCI.
-
-        Args:
-            how: ``restart``, ``poweroff`` or ``halt``.
-            command: what ``reboot COMMAND`` passes on (``recovery``).
-
-        Raises:
-            PoweredOff: it worked; nothing runs any more until a snapshot is restored.
-            UsageError: there is no such way.
-        """
-        from pkvm_emu.kernel.power_events import COMMANDS, PowerEvents
-
-        if how not in COMMANDS:
-            raise UsageError(f"no way to end a system is called {how!r} (there are: {', '.join(sorted(set(COMMANDS)))})")
-        self.kernel.part(PowerEvents).end(COMMANDS[how], command)
-
-    # Several CPUs
-
-    def cpu(self, index: int) -> SystemCpu:
-        """One CPU: its state, taking it offline and back (``system.cpu(1).online = False``), suspend.
-
-        Raises:
-            UsageError: there is no such CPU.
-        """
-        return SystemCpu(self, index)
-
-    def on_cpu(self, index: int) -> AbstractContextManager[None]:
-        """``with system.on_cpu(1): ...``: what the block does happens on that CPU.
-
-        Raises:
-            UsageError: the CPU does not exist, or is off or suspended.
-        """
-        return self.machine.on_cpu(index)
-
-    def run_on(
-        self, calls: Mapping[int, Sequence[str | int]], seed: int = 0, longest_turn: int = DEFAULT_TURN
-    ) -> dict[int, HvcResult]:
-        """Make a hypercall on each of several CPUs at once.
-
-        The CPUs take turns of 1 to ``longest_turn`` instructions, at EL1 and EL2, in lengths drawn from ``seed``: the same seed
-        gives the same interleaving. An op takes no time of its own, so it is atomic.
-
-        Args:
-            calls: by CPU, the hypercall (name or number) and x1, x2, ...: ``{0: ("lock_it", 1), 1: ("lock_it", 2)}``.
-            seed: which interleaving.
-            longest_turn: instructions.
-
-        Returns:
-            x0 to x3 by CPU; a CPU that went off or to sleep in its call has none.
-
-        Raises:
-            Stuck: the CPUs wait for each other; the message names them, the locks and the loops.
-            UsageError: a CPU that is not there or off, a hypercall that nobody registered.
-        """
-        return run_on(self, calls, seed, longest_turn)
-
-    def create_vm(
-        self,
-        protected: bool = True,
-        smc_forwarded: bool = True,
-        iommus: Mapping[int, Sequence[Route]] | None = None,
-    ) -> VirtualMachine:
-        """Make a virtual machine, as a VMM does.
-
-        Args:
-            protected: a protected VM: the host loses access to the memory that it gives to it.
-            smc_forwarded: modules are asked about the SMCs of a protected VM (a flag that the host gives when it makes the VM).
-            iommus: the IOMMUs that the guest sees (android16): by id, ``(id there, physical IOMMU, id there)`` of each endpoint.
-
-        Raises:
-            ModuleError: a protected module was not loaded, so the system is insecure and protected VMs are refused.
-            UsageError: not in protected mode, or not deprivileged yet.
-        """
-        from pkvm_emu.vm import create
-
-        return create(self, protected, smc_forwarded, iommus)
-
     # Snapshots
 
     def snapshot(self) -> Snapshot:
@@ -450,11 +228,6 @@ class System:
     def restore(self, snapshot: Snapshot) -> None:
         """Bring everything back to a snapshot of this system."""
         self.machine.snapshots.restore(snapshot)
-
-
-def read_module(source: ModuleSource) -> ModuleFile:
-    """A module from a path, or as it is."""
-    return source if isinstance(source, ModuleFile) else ModuleFile.load(source)
 
 
 def boot(
