@@ -28,6 +28,8 @@ from pkvm_emu.kernel import exports
 from pkvm_emu.kernel import registry as kernel_registry
 
 TARGET = Path(__file__).resolve().parent / "reference"
+#: Classes whose methods are described where they are inherited.
+MIXINS = ("HostActions", "Observations")
 #: Classes on the Python page, in this order; what they return is described where it is documented.
 PYTHON = (
     ("pkvm_emu", "boot", "System", "Modules", "HvcResult", "MachineProfile", "ModuleFile"),
@@ -270,8 +272,9 @@ def signature(name: str, function: Callable[..., Any]) -> str:
 
 
 def members(cls: type[Any]) -> Iterator[tuple[str, str, str | None]]:
-    """Public methods and properties of a class in the order of the source: kind, signature, docstring."""
-    for name, member in vars(cls).items():
+    """Public methods and properties of a class, then of what it is put together from: kind, signature, docstring."""
+    parts = [cls, *(base for base in cls.__bases__ if base.__name__ in MIXINS)]
+    for name, member in [entry for part in parts for entry in vars(part).items()]:
         if name.startswith("_"):
             continue
         if isinstance(member, property):
@@ -296,7 +299,7 @@ def python_page() -> Iterator[str]:
             thing = getattr(pkvm_emu.system, name) if name == "Modules" else getattr(module, name)
             yield f"### {name}\n"
             if inspect.isclass(thing):
-                base = ", ".join(b.__name__ for b in thing.__bases__ if b is not object)
+                base = ", ".join(b.__name__ for b in thing.__bases__ if b is not object and b.__name__ not in MIXINS)
                 if issubclass(thing, Exception):
                     yield f"`class {name}({base})`, exit code {getattr(thing, 'exit_code', '')}\n"
                 else:
