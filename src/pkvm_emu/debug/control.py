@@ -110,6 +110,10 @@ class RunControl:
             # Where instructions are counted, the engine is looked after often, and a stop by another thread is not exact.
             self._engine.stop()
 
+    def forget_interrupt(self) -> None:
+        """What was asked for up to now is answered by the present stop. Only while nobody asks."""
+        self._interrupt = ""
+
     def stop_now(self, stop: Stop, before: bool = True) -> None:
         """Called inside a hook: stop with this reason, ``before`` the instruction of the hook or after it."""
         if self._hit is None:
@@ -315,11 +319,7 @@ class RunControl:
         if self._is_before_access:
             self.watchpoints.settle(is_before=self._engine.read("pc") == stop.pc)
         self._hit, self._interrupt, self._stepped = None, "", None
-        try:
-            self._resume = self.on_stop(stop)
-        finally:
-            # What was asked for while it stood still is answered by this stop.
-            self._interrupt = ""
+        self._resume = self.on_stop(stop)
         self._step_depth = self._core.depth
         request = self._resume.back
         if request is not None and self.replay is not None:

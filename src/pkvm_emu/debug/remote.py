@@ -75,6 +75,7 @@ class Remote:
             return self._resume
         if self._is_running:
             self._link.running(False)
+            self._debugger.control.forget_interrupt()
             self._is_running = False
         if self._announce is not None:
             announce, self._announce = self._announce, None
@@ -98,6 +99,7 @@ class Remote:
         """Nothing is left to run: a client that waits is told so. One that comes now finds the system as it is."""
         if self._is_running:
             self._link.running(False)
+            self._debugger.control.forget_interrupt()
             self._is_running = False
         if self._session is not None:
             self._report(stop)
