@@ -6,7 +6,7 @@ import importlib
 
 
 def main() -> None:
-    for name in ("cold_run", "boot", "hvc_round_trip", "snapshot_restore", "throughput", "smp", "cases"):
+    for name in ("cold_run", "boot", "hvc_round_trip", "snapshot_restore", "throughput", "smp", "cases", "single_step"):
         importlib.import_module(name).main()
 
 
