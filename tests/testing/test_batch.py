@@ -112,3 +112,18 @@ def test_results_of_something_else_are_refused(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "x.json").write_text('{"format": "other"}')
     assert main(["test", "--merge", str(tmp_path / "x.json")]) == 2
     assert "no results of pkvm-emu test" in capsys.readouterr().err
+
+
+def test_a_failure_on_another_generation_names_what_broke(vendor: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = CASES.replace("android = 16\n", "")
+    (vendor / "a.pkvm.toml").write_text(text.replace("expect.x2 = 1", "expect.ops.puts = 0"))
+    assert main(["test", "-k", "good", "--android", "all"]) == 1
+    out = capsys.readouterr().out
+    assert "ABI break of vendor on android15-6.6: struct " in out
+    assert "ABI break of vendor on android16-6.12" not in out
+
+
+def test_what_the_system_did_is_printed_on_request(vendor: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["test", "-k", "bad", "-v"])
+    out = capsys.readouterr().out
+    assert "  dmesg of vendor on android16-6.12:\n    [    0.000000] kvm [0]: Reserved" in out

@@ -186,3 +186,22 @@ cmdline = "kvm-arm.protected_modules=nobody"
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["vendor.pkvm.toml:4: nobody was not loaded: nobody: no such module was given*"])
     vendor("", files=cases(text + "expect.secure = false\n")).assert_outcomes(passed=1)
+
+
+def test_ops_can_be_made_to_fail_in_a_case(vendor: Vendor) -> None:
+    text = """
+[[case]]
+name = "refused"
+inject = ["host_share_hyp=2:EBUSY"]
+step = [
+  { hvc = "hyp_call", args = [0x48000], expect.x1 = 0 },
+  { hvc = "hyp_call", args = [0x48001], expect.x1 = "-EBUSY" },
+]
+[[case]]
+name = "not in the next one"
+step = [
+  { hvc = "hyp_call", args = [0x48000], expect.x1 = 0 },
+  { hvc = "hyp_call", args = [0x48001], expect.x1 = 0 },
+]
+"""
+    vendor("", files=cases(text)).assert_outcomes(passed=2)

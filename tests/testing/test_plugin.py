@@ -239,7 +239,10 @@ def test_figures_are_properties_in_the_junit_file(vendor: Vendor, pytester) -> N
             pkvm_system.call("hyp_call", 0x48000)
         """,
         "--junitxml=out.xml",
+        "--pkvm-cov=cov",
     ).assert_outcomes(passed=1)
     text = (pytester.path / "out.xml").read_text()
     assert '<property name="pkvm_ops" value="1"' in text
     assert '<property name="pkvm_android" value="android16-6.12"' in text
+    assert '<property name="pkvm_instructions" value="' in text
+    assert '<property name="pkvm_coverage" value="' in text

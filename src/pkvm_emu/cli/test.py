@@ -52,6 +52,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, text in FORMATS:
         parser.add_argument(f"--{name}", metavar="FILE", help=f"write {text}")
     parser.add_argument("--github", action="store_true", help="print annotations for GitHub Actions too")
+    parser.add_argument(
+        "-v",
+        dest="verbose",
+        action="store_true",
+        help="print what the system did under each failed case: log, trace, ops",
+    )
     parser.add_argument("-q", dest="quiet", action="store_true", help="print what failed and the last line only")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
 
@@ -67,7 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
         found = of.in_order(result for name in arguments.merge for result in of.load(Path(name), coverage))
         if not arguments.json:
             for result in found:
-                _print_result(result, arguments.quiet)
+                _print_result(result, arguments.quiet, arguments.verbose)
     else:
         found = _run(arguments, coverage)
     for name, _ in FORMATS:
@@ -122,7 +128,7 @@ def _run(arguments: argparse.Namespace, coverage: Coverage | None) -> list[CaseR
     )
     if not batch.jobs and not batch.broken:
         raise UsageError("no case is left to run (-k, --android, --shard)")
-    progress = None if arguments.json else lambda result: _print_result(result, arguments.quiet)
+    progress = None if arguments.json else lambda result: _print_result(result, arguments.quiet, arguments.verbose)
     return batch.run(_processes(arguments.processes), progress)
 
 
@@ -134,12 +140,16 @@ def _processes(text: str) -> int:
     return int(text)
 
 
-def _print_result(result: CaseResult, quiet: bool) -> None:
+def _print_result(result: CaseResult, quiet: bool, verbose: bool) -> None:
     if quiet and not result.is_bad:
         return
     print(f"{_MARKS[result.outcome]} {result.file}:{result.line} {result.title}", flush=True)
     for message in result.messages:
         print(f"  {result.file}:{message.line}: {message.text}")
+    for title, text in result.sections if verbose else ():
+        print(f"  {title}:")
+        for line in text.splitlines():
+            print(f"    {line}")
 
 
 def _summary(found: Sequence[CaseResult]) -> str:

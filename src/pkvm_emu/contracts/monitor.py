@@ -56,6 +56,7 @@ class Monitor(State):
         ]
         system.hyp.ops.observe(self)
         self._in_module: tuple[int, int] | None = None
+        self._executed = 0
         if selection.watches(Group.MEMORY):
             self._watch_memory()
 
@@ -68,6 +69,11 @@ class Monitor(State):
     def selection(self) -> Selection:
         """Which contracts are watched."""
         return self._selection
+
+    @property
+    def executed(self) -> int | None:
+        """Instructions at EL2 so far, whatever was restored in between; None where no contract about memory is watched."""
+        return self._executed if self._selection.watches(Group.MEMORY) else None
 
     @property
     def entry(self) -> Entry | None:
@@ -130,6 +136,7 @@ class Monitor(State):
             return
         module = self._system.symbols.module_at_el2(pc)
         self._in_module = None if module is None else (pc, size)
+        self._executed += size // 4
         for checker in self._checkers:
             checker.block(pc, size // 4)
 

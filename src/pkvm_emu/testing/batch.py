@@ -12,6 +12,7 @@ from pkvm_emu.testing.cases.model import Case, CaseFile
 from pkvm_emu.testing.cases.reader import SUFFIX, CaseFileError, read_case_file
 from pkvm_emu.testing.coverage.model import Coverage
 from pkvm_emu.testing.golden.files import GoldenFiles
+from pkvm_emu.testing.recipe import Recipe
 from pkvm_emu.testing.results import ERROR, FAILED, PASSED, SKIPPED, CaseResult, Message, in_order
 from pkvm_emu.testing.session import DEFAULT_CONTRACTS, TestSession
 
@@ -210,6 +211,8 @@ class JobRunner:
             wrong = self._session.judge(title, job.path.parent, stem, watched.systems)
             messages += [Message(case.line, text) for text in wrong]
         sections = tuple(watched.sections(None)) if messages else ()
+        if messages:
+            messages += [Message(case.line, text) for text in _abi_breaks(recipe, android, self._session)]
         findings = tuple(finding.as_dict() for finding in watched.findings())
         watched.release()
         return CaseResult(*place, android, FAILED if messages else PASSED, tuple(messages), figures, sections, findings)
@@ -221,6 +224,21 @@ class JobRunner:
     def close(self) -> None:
         """Let the systems go."""
         self._session.close()
+
+
+def _abi_breaks(recipe: Recipe, android: str, session: TestSession) -> list[str]:
+    """What explains a failure on a generation that a module was not built for."""
+    from pkvm_emu.inspect.abi import abi_breaks
+
+    found = []
+    for path in recipe.modules:
+        file = session.pool.module(path, recipe.android)
+        try:
+            found += [f"ABI break of {file.name} on {android}: {one}" for one in abi_breaks(file, android)]
+        except PkvmEmuError:
+            # Nothing tells what it was built for.
+            continue
+    return found
 
 
 def _session(contracts: str, golden: str | None, covers: bool) -> TestSession:

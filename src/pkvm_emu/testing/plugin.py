@@ -211,6 +211,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if watched is not None and report.when == "call":
         error = call.excinfo.value if call.excinfo is not None else None
         item.user_properties.extend(watched.figures())
+        executed = _session(item.config).harvest()
+        share = executed.percent() if executed is not None else None
+        if share is not None:
+            item.user_properties.append(("pkvm_coverage", f"{share:.1f}"))
         report.user_properties = list(item.user_properties)
         if report.failed:
             report.sections.extend(watched.sections(error))

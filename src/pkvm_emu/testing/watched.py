@@ -32,6 +32,7 @@ class Watched:
         self.system = system
         self.ops = OpLog()
         self.events = system.machine.core.events
+        self.executed = _executed(system)
         self.since: Mark | None = None
         self.boot_text: str | None = None
         self.variant = recipe.variant if recipe is not None else ""
@@ -82,7 +83,15 @@ class WatchedSystems:
         ops = sum(len(watched.ops.entries) for watched in self._watched)
         events = sum(watched.system.machine.core.events - watched.events for watched in self._watched)
         names = ",".join(dict.fromkeys(watched.system.generation.name for watched in self._watched))
-        return [("pkvm_android", names), ("pkvm_ops", ops), ("pkvm_exceptions_and_calls", events)]
+        found: list[tuple[str, object]] = [
+            ("pkvm_android", names),
+            ("pkvm_ops", ops),
+            ("pkvm_exceptions_and_calls", events),
+        ]
+        executed = [(_executed(watched.system), watched.executed) for watched in self._watched]
+        if executed and all(now is not None and before is not None for now, before in executed):
+            found.append(("pkvm_instructions", sum((now or 0) - (before or 0) for now, before in executed)))
+        return found
 
     def sections(self, error: BaseException | None) -> list[tuple[str, str]]:
         """Title and text of what belongs under a failure."""
@@ -108,6 +117,11 @@ class WatchedSystems:
             frames = "\n".join(f"  {system.symbols.describe(address, 2)}" for address in panic.state.frames)
             found.append(("EL2 call trace", f"{panic}\n{frames}"))
         return found
+
+
+def _executed(system: System) -> int | None:
+    """Instructions at EL2 so far, where something counts them."""
+    return system.contracts.executed if system.contracts is not None else None
 
 
 def _trace(system: System) -> str:

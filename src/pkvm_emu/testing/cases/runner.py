@@ -10,6 +10,7 @@ from pkvm_emu.errors import EmulatorError, PkvmEmuError
 from pkvm_emu.testing.cases.expect import Seen, Since, judge
 from pkvm_emu.testing.cases.model import Case, Failure
 from pkvm_emu.testing.cases.steps import Context, Outcome, perform
+from pkvm_emu.testing.injection import Injection, inject
 from pkvm_emu.testing.oplog import OpLog
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class _Run:
                 if outcome.status == "failed":
                     reason = f"{outcome.name} was not loaded: {outcome.reason}"
                     return [Failure(case.line, f"{reason} (expect.secure = false where that is right)")]
+        injections = [Injection.parse(text) for text in case.table.get("inject", ())]
+        injector = inject(system, injections) if injections else None
         system.hyp.ops.observe(self._ops)
         try:
             for step in case.steps:
@@ -53,6 +56,8 @@ class _Run:
             self._judge(case.line, Outcome(), Since(0, 0, 0), case.expect)
         finally:
             system.hyp.ops.forget(self._ops)
+            if injector is not None:
+                system.hyp.ops.forget(injector)
         return self._failures
 
     def _step(self, line: int, table: dict[str, object] | object) -> bool:
