@@ -51,7 +51,7 @@ class Symbolizer:
                 size = self._kernel.symbols.sizes.get(symbol, 8)
                 if address <= va < address + size:
                     return f"{symbol}+{va - address:#x}/{size:#x}"
-        return None
+        return self._kernel.symbols.unserved_places.describe(va)
 
     def _hyp_text(self, va: int) -> str | None:
         """The hypervisor's own code as the kernel image names it: ``__kvm_nvhe_hyp_bug+0x0/0x4``."""

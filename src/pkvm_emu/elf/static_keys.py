@@ -66,6 +66,11 @@ def static_keys(image: LinkedImage) -> list[StaticKeyEntry]:
     return entries
 
 
+def compiled_state(image: LinkedImage, entry: StaticKeyEntry) -> bool:
+    """The state of a key that the code of one place was compiled for: the one that it has by its definition."""
+    return (image.read_int(entry.code, 4) == NOP) == entry.is_likely
+
+
 def apply_static_key(image: LinkedImage, key: str, enabled: bool, offset: int | None = None) -> int:
     """Set every place that depends on ``key`` and return how many there are.
 

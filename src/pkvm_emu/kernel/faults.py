@@ -88,6 +88,9 @@ class FaultHandler:
         if kind in (ExceptionClass.DABT_CUR, ExceptionClass.IABT_CUR):
             if self._fix_up(pc):
                 return
+            unserved = self._kernel.symbols.unserved_places.access_of(far, esr, pc)
+            if unserved is not None:
+                raise unserved
             text = self.abort_text(esr, far, kind == ExceptionClass.IABT_CUR)
             self.text.abort(text, esr, far, pc)
             raise self._oops(text, esr, far, pc)

@@ -17,6 +17,7 @@ from pkvm_emu.kernel.modules import LoadedModule, ModuleLoader
 from pkvm_emu.kernel.page_allocator import PageAllocator
 from pkvm_emu.kernel.parameters import ModuleParameters
 from pkvm_emu.kernel.smp import Smp
+from pkvm_emu.kernel.static_keys import set_count
 from pkvm_emu.kernel.symbols import KernelSymbols
 from pkvm_emu.kernel.time import Clock
 from pkvm_emu.kernel.varargs import RegisterArgs
@@ -359,19 +360,6 @@ class Kernel(State):
             number for name, number in capabilities.items() if wanted.get(name, False) and number is not None
         )
 
-    def static_key_enabled(self, key: str, offset: int) -> bool | None:
-        """The state of a kernel static key that a module's code depends on; None where the default stays.
-
-        5.15 asks CPU capabilities so: ``cpu_hwcap_keys`` is an array of 16-byte keys by capability number.
-        """
-        if key == "arm64_const_caps_ready":
-            return True
-        if key == "cpu_hwcap_keys":
-            return offset // 16 in self.capability_numbers()
-        if key.startswith("__tracepoint_") and key in self._symbols.addresses:
-            return self._memory.read_u32(self._symbols.addresses[key] + offset) > 0
-        return None
-
     def describe(self, va: int) -> str:
         """An EL1 address in words: symbol and offset where there is one."""
         return self._symbolize(va) or f"{va:#x}"
@@ -387,6 +375,10 @@ class Kernel(State):
     def deprivilege(self) -> None:
         """``__pkvm_prot_finalize`` on every CPU that is online: from here on the host's stage-2 is enforced there."""
         number = self._generation.hypercalls["prot_finalize"]
+        key = self._symbols.addresses.get("kvm_protected_mode_initialized")
+        if key is not None:
+            # First, as the kernel does: later it could not patch its code any more.
+            set_count(self, key, 1)
         for cpu in self._machine.power.running:
             with self._machine.on_cpu(cpu):
                 answer = self.hvc(0xC600_0000 | number)

@@ -11,6 +11,7 @@ from pkvm_emu.elf import static_keys
 from pkvm_emu.elf.alternatives import apply_alternatives
 from pkvm_emu.elf.detect import detect_generation_name
 from pkvm_emu.elf.elements import NVHE_PREFIX, SHN_UNDEF, STB_WEAK
+from pkvm_emu.elf.imports import ImportUse, import_uses
 from pkvm_emu.elf.layout import Layout, Region
 from pkvm_emu.elf.link import LinkedImage, Resolver, link
 from pkvm_emu.elf.module_file import ModuleFile
@@ -20,6 +21,7 @@ from pkvm_emu.kernel import layout as kernel_layout
 from pkvm_emu.kernel.module_events import COMING, GOING, LIVE, announce_module
 from pkvm_emu.kernel.module_imports import Imports, is_proprietary, licence_of
 from pkvm_emu.kernel.page_allocator import MAX_ORDER
+from pkvm_emu.kernel.static_keys import state_of
 from pkvm_emu.machine.state import Journal, State, StateDict, StateList
 
 if TYPE_CHECKING:
@@ -282,6 +284,7 @@ class ModuleLoader(State):
         }
         missing = [] if self._kernel.stubs_missing else self._missing(file, places.values())
         weak = {symbol.name for symbol in file.symbols if symbol.shndx == SHN_UNDEF and symbol.bind == STB_WEAK}
+        uses = import_uses(file)
 
         def resolve(name: str) -> int | None:
             if name in imports:
@@ -294,7 +297,7 @@ class ModuleLoader(State):
                 return None
             if name in places:
                 symbols.companions[name] = places[name]
-            return symbols.resolve(name)
+            return symbols.resolve(name, uses.get(name, ImportUse.CALL))
 
         return resolve
 
@@ -344,7 +347,10 @@ class ModuleLoader(State):
         capabilities = kernel.capability_numbers()
         apply_alternatives(image, capabilities.__contains__)
         for entry in static_keys.static_keys(image):
-            enabled = kernel.static_key_enabled(entry.key, entry.key_offset)
+            if kernel.symbols.plain_keys.get(entry.key) is False:
+                kernel.symbols.plain_keys[entry.key] = True
+                kernel.memory.write_u32(entry.key_va, static_keys.compiled_state(image, entry))
+            enabled = state_of(kernel, entry.key, entry.key_offset)
             if enabled is not None:
                 static_keys.apply_static_key(image, entry.key, enabled, entry.key_offset)
 

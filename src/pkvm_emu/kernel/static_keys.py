@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
 
 
+def state_of(kernel: Kernel, key: str, offset: int) -> bool | None:
+    """The state of a kernel's key that a module's code depends on; None for a key of the module's own, whose default stays.
+
+    Args:
+        kernel: whose key.
+        key: the symbol: a key, a structure with one, or an array of keys (5.15 asks for CPU capabilities by ``cpu_hwcap_keys``).
+        offset: of the key in it.
+    """
+    symbols = kernel.symbols
+    place = symbols.addresses.get(key)
+    if place is None or key in symbols.unserved or not symbols.plain_keys.get(key, True):
+        return None
+    return count_of(kernel, place + offset) > 0
+
+
 def count_of(kernel: Kernel, key: int) -> int:
     """``static_key_count()``: how often a key was switched on."""
     return kernel.memory.read_u32(key)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pkvm_emu.arch.insn import hvc, ret
-from pkvm_emu.errors import EmulatorError, ModuleError
+from pkvm_emu.elf.imports import ImportUse
+from pkvm_emu.errors import EmulatorError
 from pkvm_emu.kernel import layout, registry
 from pkvm_emu.kernel.guest_access import access_oops
 from pkvm_emu.kernel.sync import Parked, TryAgain
+from pkvm_emu.kernel.unserved import UnservedPlaces, UnservedSymbol
 from pkvm_emu.kernel.vsprintf_env import GuestFault
 from pkvm_emu.machine.calling import bind
 from pkvm_emu.machine.core import SERVICE_IMMEDIATE, Service
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 STUB_SIZE = 16
 
 
-class UnservedSymbol(ModuleError):
-    """The module called an exported kernel function that nothing here serves."""
+__all__ = ["KernelSymbols", "UnservedSymbol"]
+#: ``struct static_key``
+_KEY_SIZE = 16
 
 
 class KernelSymbols(State):
@@ -45,6 +48,9 @@ class KernelSymbols(State):
         self.sizes: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.symbols.sizes")
         #: Symbols that were linked to a stub which stops the run when it is called.
         self.unserved: StateDict[str, int] = StateDict(kernel.machine.journal, "kernel.symbols.unserved")
+        #: Static keys that nobody knows more of than that, and whether they have got the state that modules were compiled for.
+        self.plain_keys: StateDict[str, bool] = StateDict(kernel.machine.journal, "kernel.symbols.keys")
+        self._places = UnservedPlaces(kernel)
         #: Symbols of modules that are not there, linked to Python: the name of the module that Python stands in for.
         self.companions: StateDict[str, str] = StateDict(kernel.machine.journal, "kernel.symbols.companions")
 
@@ -66,10 +72,20 @@ class KernelSymbols(State):
         named = (known[word.replace("-", "_")] for word in depends if word.replace("-", "_") in known)
         return next(named, function.companions[0])
 
-    def resolve(self, name: str) -> int:
+    @property
+    def unserved_places(self) -> UnservedPlaces:
+        """Where the symbols are that nothing serves and nobody calls."""
+        return self._places
+
+    def resolve(self, name: str, use: ImportUse = ImportUse.CALL) -> int:
         """The address of an exported symbol; makes its stub or its storage on first use.
 
-        A name that nothing serves gets a stub too: calling it stops the run with its name, caller and arguments.
+        A name that nothing serves gets one too: a stub, and calling it stops the run with its name, caller and arguments; or
+        a place that is not mapped, so that looking at it stops the run with its name.
+
+        Args:
+            name: the symbol.
+            use: what the module that asks does with it.
         """
         address = self.addresses.get(name)
         if address is not None:
@@ -81,8 +97,12 @@ class KernelSymbols(State):
         elif function is not None:
             nargs, call = bind(function.function, self._kernel)
             address = self._place_stub(name, nargs, self._guarded(name, call), in_hook=not function.runs_guest)
+        elif use is ImportUse.STATIC_KEY:
+            address = self._place_variable(registry.KernelVariable(name, _KEY_SIZE, lambda kernel: bytes(_KEY_SIZE)))
+            self.plain_keys[name] = False
         else:
-            address = self._place_stub(name, 8, self._stop_at(name), in_hook=True)
+            place = self._places.place(name) if use is ImportUse.ADDRESS else None
+            address = place or self._place_stub(name, 8, self._stop_at(name), in_hook=True)
             self.unserved[name] = address
         self.addresses[name] = address
         return address
@@ -157,7 +177,7 @@ class KernelSymbols(State):
                 self._call_again()
                 raise
             except GuestFault as fault:
-                raise access_oops(self._kernel, name, fault) from fault
+                raise self._places.argument_of(fault.va, name) or access_oops(self._kernel, name, fault) from fault
 
         return guarded
 
@@ -168,12 +188,6 @@ class KernelSymbols(State):
 
     def _stop_at(self, name: str) -> Callable[..., None]:
         def stop(*registers: int) -> None:
-            kernel = self._kernel
-            caller = kernel.machine.engine.read("x30") - 4
-            arguments = ", ".join(f"x{index}={value:#x}" for index, value in enumerate(registers))
-            raise UnservedSymbol(
-                f"{kernel.machine.core.describe(caller, 1)} calls {name}(), which this kernel does not serve ({arguments}); "
-                f"serve it from Python with --kernel FILE"
-            )
+            raise self._places.call_of(name, self._kernel.machine.engine.read("x30") - 4)
 
         return stop

@@ -160,8 +160,8 @@ def arm64_const_caps_ready(kernel: Kernel) -> bytes:
 
 @kernel_variable("kvm_protected_mode_initialized", _STATIC_KEY)
 def kvm_protected_mode_initialized(kernel: Kernel) -> bytes:
-    """On in protected mode."""
-    return struct.pack("<QQ", kernel.protected, 0)
+    """Comes on when the host is deprivileged."""
+    return struct.pack("<QQ", kernel.deprivileged, 0)
 
 
 def _key_off(kernel: Kernel) -> bytes:
