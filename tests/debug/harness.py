@@ -127,8 +127,8 @@ def run_lldb(port: int, symbols: Path, commands: Sequence[str], directory: Path)
     """The same for lldb."""
     files = sorted(symbols.glob("*.elf"))
     lines = ["settings set target.load-script-from-symbol-file false"]
-    lines.append(f"target create --arch aarch64-unknown-none {symbols / 'hypervisor.elf'}")
-    lines += [f"target modules add {path}" for path in files if path.name != "hypervisor.elf"]
+    lines.append(f"target create --arch aarch64-unknown-none {symbols / 'machine.elf'}")
+    lines += [f"target modules add {path}" for path in files if path.name != "machine.elf"]
     lines.append(f"process connect --plugin gdb-remote connect://127.0.0.1:{port}")
     script = directory / "commands.lldb"
     script.write_text("\n".join([*lines, *commands]) + "\n")

@@ -67,6 +67,19 @@ def test_the_journey_of_a_hypercall(module: Path, tmp_path: Path) -> None:
     assert frames(rest) == ["_pkvm_emu_hvc", "pkvm_driver_init", "called_from_python", "pkvm_emu"]
 
 
+def test_a_program_of_the_user_does_not_hide_the_symbols(module: Path, tmp_path: Path) -> None:
+    # As VS Code does it: a file is given, and the kind of system is said to be none.
+    with Server(str(module), "--symbols", str(tmp_path / "symbols")) as server:
+        typed = [
+            "disconnect",
+            "set osabi none",
+            f"file {tmp_path / 'symbols' / 'machine.elf'}",
+            f"target remote :{server.port}",
+        ]
+        text = run_gdb(server.port, [*typed, f"break {HANDLER}", "continue", "bt", "kill"], tmp_path)
+    assert frames(text)[:4] == [HANDLER, "handle_host_hcall", "handle_trap", "host_exit"]
+
+
 def test_stepi_crosses_into_el2_and_back(module: Path, tmp_path: Path) -> None:
     commands = [
         "break host_hvc", "continue", "set $count = 0", "print $cpsr & 12", "stepi", "print $cpsr & 12", "bt",

@@ -27,6 +27,11 @@ _STUB_CODE = 12
 _VECTORS_SIZE = 0x800
 
 
+def machine_elf() -> bytes:
+    """A program without anything in it: debuggers want one, and do not look for libraries in it."""
+    return write_elf([ImageSection(".comment", b"pkvm_emu\0", size=9)], [])
+
+
 def hypervisor_elf(system: System) -> bytes:
     """The EL2 firmware with its unwind rules, and a symbol ``pkvm_ops_<name>`` for each op."""
     image, base = firmware.load("el2"), system.hyp.entry("hyp_vectors")

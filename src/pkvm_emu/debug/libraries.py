@@ -1,7 +1,8 @@
 """The files that a debugger loads: made when they are asked for, named so that a change is another name.
 
-``hypervisor.elf`` and ``kernel-N.elf`` (N symbols linked so far) are the firmware; ``<module>.el1.elf`` is there when the module
-is placed, and ``<module>.el2.elf`` too: where its EL2 half will be is foreseen (:mod:`pkvm_emu.debug.placement`).
+``machine.elf`` holds nothing; ``hypervisor.elf`` and ``kernel-N.elf`` (N symbols linked so far) are the firmware; ``<module>.el1.elf`` is
+there when the module is placed, and ``<module>.el2.elf`` too: where its EL2 half will be is foreseen
+(:mod:`pkvm_emu.debug.placement`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from pkvm_emu.debug.firmware_elf import hypervisor_elf, kernel_elf
+from pkvm_emu.debug.firmware_elf import hypervisor_elf, kernel_elf, machine_elf
 from pkvm_emu.debug.module_elf import module_elf
 from pkvm_emu.debug.placement import hyp_delta
 
 if TYPE_CHECKING:
     from pkvm_emu.kernel.modules import LoadedModule
     from pkvm_emu.system import System
+
+
+#: What a debugger takes for the program; everything else is a library of it.
+MACHINE = "machine.elf"
 
 
 class Library(NamedTuple):
@@ -50,6 +55,7 @@ class Libraries:
         """What is there now."""
         system = self._system
         found = [
+            self._library(MACHINE, 0, machine_elf),
             self._library("hypervisor.elf", system.hyp.entry("hyp_vectors"), lambda: hypervisor_elf(system)),
             self._library(
                 f"kernel-{len(system.kernel.symbols.addresses)}.elf",
