@@ -1,7 +1,7 @@
 """The files that a debugger loads: made when they are asked for, named so that a change is another name.
 
-``machine.elf`` holds nothing; ``hypervisor.elf`` and ``kernel-N.elf`` (N symbols linked so far) are the firmware; ``<module>.el1.elf`` is
-there when the module is placed, and ``<module>.el2.elf`` too: where its EL2 half will be is foreseen
+``machine.elf`` holds nothing; ``hypervisor.elf`` and ``kernel-N.elf`` (N symbols linked so far) are the firmware;
+``<module>.el1.elf`` is there when the module is placed, and ``<module>.el2.elf`` too: where its EL2 half will be is foreseen
 (:mod:`pkvm_emu.debug.placement`).
 """
 
