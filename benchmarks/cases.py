@@ -37,7 +37,11 @@ def main() -> None:
                 option = "--contracts" if name != "pytest" else "--pkvm-contracts"
                 begun = time.perf_counter()
                 done = subprocess.run(
-                    [sys.executable, *command, option, contracts], capture_output=True, text=True, check=False, cwd=place
+                    [sys.executable, *command, option, contracts],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    cwd=place,
                 )
                 seconds = time.perf_counter() - begun
                 if done.returncode:

@@ -41,8 +41,8 @@ int nop_init(const struct pkvm_module_ops *ops) { return 0; }
 void nop_hvc(struct user_pt_regs *regs) { regs->regs[0] = 0; regs->regs[1] = 0; }
 """
 _MAKEFILE = """\
-obj-m := nop.o
-nop-y := el1.o hyp/kvm_nvhe.o
+obj-m := {module}.o
+{module}-y := el1.o hyp/kvm_nvhe.o
 $(obj)/hyp/kvm_nvhe.o: FORCE
 	$(Q)$(MAKE) $(build)=$(obj)/hyp $(obj)/hyp/kvm_nvhe.o
 """
@@ -51,16 +51,21 @@ _HYP_MAKEFILE = "hyp-obj-y := el2.o\ninclude $(srctree)/arch/arm64/kvm/hyp/nvhe/
 
 def nop_module() -> Path:
     """A module whose hypercall ``nop_hvc`` does nothing but succeed: what is left is the way there and back."""
+    return module_of("nop", _NOP_EL1, _NOP_EL2)
+
+
+def module_of(module: str, el1: str, el2: str) -> Path:
+    """A module from the C of its two halves."""
     place = Path(tempfile.mkdtemp(prefix="pkvm-emu-bench-"))
     (place / "hyp").mkdir()
     for name, text in (
-        ("Makefile", _MAKEFILE),
-        ("el1.c", _NOP_EL1),
+        ("Makefile", _MAKEFILE.format(module=module)),
+        ("el1.c", el1),
         ("hyp/Makefile", _HYP_MAKEFILE),
-        ("hyp/el2.c", _NOP_EL2),
+        ("hyp/el2.c", el2),
     ):
         (place / name).write_text(text)
-    return build_module(place, place / "nop.ko").path
+    return build_module(place, place / f"{module}.ko").path
 
 
 def median_seconds(action: Callable[[], object], runs: int = 7) -> float:

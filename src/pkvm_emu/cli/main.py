@@ -17,6 +17,7 @@ COMMANDS = (
     ("run", "pkvm_emu.cli.run", "boot with a module, call its hypercalls, print what happened"),
     ("shell", "pkvm_emu.cli.shell", "boot with modules and type at the system: files, modules, hypercalls, dmesg"),
     ("gdb", "pkvm_emu.cli.gdb", "boot to a point and serve gdb or lldb there, at EL1 and EL2"),
+    ("step", "pkvm_emu.cli.step", "boot to a point and step through the code here, forwards and backwards"),
     ("inspect", "pkvm_emu.cli.inspect", "show what a module binary is, calls and needs, without running it"),
     ("test", "pkvm_emu.cli.test", "run declarative cases (*.pkvm.toml): what to boot, do, and expect"),
     ("build", "pkvm_emu.cli.build", "build a module's sources (Makefile or DDK tree) into a .ko"),

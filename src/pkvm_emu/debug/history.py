@@ -35,7 +35,7 @@ _DISTANCE_NS = 25_000_000
 _MOST_CHECKPOINTS = 128
 _MOST_NEAR = 8
 #: Without an exception or a call for so many instructions, the guest makes no progress.
-_QUIET = 200_000_000
+_QUIET = 1_000_000_000
 
 
 @dataclass(slots=True, eq=False)

@@ -126,6 +126,10 @@ class DebugMemory:
         """What one regime makes of an address, by its tables; ``pa`` is physical."""
         return self._walk(self._machine.ram, va, regime)
 
+    def walk_hits(self, va: int, regime: int) -> bool:
+        """Whether a regime maps an address."""
+        return isinstance(self.walk(va, regime), Translation)
+
     def path(self, va: int, regime: int) -> tuple[list[Entry], Translation | Fault]:
         """The entries that the walk of stage 1 reads, and its end."""
         memory = _Recorder(self._machine.ram)

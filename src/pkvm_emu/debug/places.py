@@ -73,7 +73,7 @@ class FirstStop:
             return [(1, va) for va in self._debugger.hypercalls.sites()]
         if self._line is not None:
             wanted = self._line["file"], int(self._line["line"])
-            return [place for module in modules for place in _line_addresses(module, *wanted)]
+            return [place for module in modules for place in line_addresses(module, *wanted)]
         return find_symbol(self._debugger, self.place)
 
     def missed(self) -> UsageError:
@@ -111,7 +111,7 @@ def find_symbol(debugger: Debugger, name: str) -> list[tuple[int, int]]:
     return found
 
 
-def _line_addresses(module: LoadedModule, file: str, line: int) -> list[tuple[int, int]]:
+def line_addresses(module: LoadedModule, file: str, line: int) -> list[tuple[int, int]]:
     hyp = {section.index for section in module.file.hyp_mapped_sections}
     found = []
     for section, offset in SourceLines(module.file).places(file, line):

@@ -1,0 +1,1 @@
+"""The built-in view: ``pkvm-emu step``, for those without a debugger of their own."""
