@@ -69,7 +69,8 @@
 } while (0)
 
 /*
- * Loads and stores with the rights of EL0 (ldtr, sttr). The __ex_table entry is of type 2 (user access) from kernel 5.16 on; before
+ * Loads and stores with the rights of EL0 (ldtr,
+ 	sttr). The __ex_table entry is of type 2 (user access) from kernel 5.16 on; before
  * that its fixup code sets the error.
  */
 #define EX_TYPE_UACCESS_ERR_ZERO	2

@@ -7,7 +7,8 @@
 
 struct swait_queue_head { raw_spinlock_t lock; struct list_head task_list; };
 struct completion { unsigned int done; struct swait_queue_head wait; };
-#define DECLARE_COMPLETION(name)	struct completion name = { 0, { .task_list = LIST_HEAD_INIT((name).wait.task_list) } }
+#define DECLARE_COMPLETION(name)	struct completion name = { 0, { \
+	.task_list = LIST_HEAD_INIT((name).wait.task_list) } }
 #define DECLARE_COMPLETION_ONSTACK(name)	DECLARE_COMPLETION(name)
 struct lock_class_key;
 void __init_swait_queue_head(struct swait_queue_head *head, const char *name, struct lock_class_key *key);

@@ -37,7 +37,8 @@ void debugfs_create_x64(const char *name, umode_t mode, struct dentry *parent, u
 void debugfs_create_size_t(const char *name, umode_t mode, struct dentry *parent, size_t *value);
 void debugfs_create_atomic_t(const char *name, umode_t mode, struct dentry *parent, atomic_t *value);
 void debugfs_create_bool(const char *name, umode_t mode, struct dentry *parent, bool *value);
-struct dentry *debugfs_create_blob(const char *name, umode_t mode, struct dentry *parent, struct debugfs_blob_wrapper *blob);
+struct dentry *debugfs_create_blob(const char *name, umode_t mode, struct dentry *parent,
+	struct debugfs_blob_wrapper *blob);
 void debugfs_create_u32_array(const char *name, umode_t mode, struct dentry *parent, struct debugfs_u32_array *array);
 void debugfs_create_regset32(const char *name, umode_t mode, struct dentry *parent, struct debugfs_regset32 *regset);
 

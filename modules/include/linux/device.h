@@ -23,7 +23,8 @@ struct device_type {
 };
 
 /*
- * A module reaches its members through functions only, apart from these. Up to driver_data, and from of_node on, they lie as in a
+ * A module reaches its members through functions only, apart from these. Up to driver_data,
+ * and from of_node on, they lie as in a
  * kernel; what is between them is shorter.
  */
 struct cma;
@@ -72,7 +73,8 @@ struct device *get_device(struct device *dev);
 void put_device(struct device *dev);
 __printf(5, 6) struct device *device_create(const struct class *cls, struct device *parent, dev_t devt, void *data,
 					    const char *fmt, ...);
-__printf(6, 7) struct device *device_create_with_groups(const struct class *cls, struct device *parent, dev_t devt, void *data,
+__printf(6, 7) struct device *device_create_with_groups(const struct class *cls, struct device *parent,
+	dev_t devt, void *data,
 							const struct attribute_group **groups, const char *fmt, ...);
 void device_destroy(const struct class *cls, dev_t devt);
 int device_create_file(struct device *dev, const struct device_attribute *attr);

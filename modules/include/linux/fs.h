@@ -51,7 +51,8 @@ struct path {
 };
 
 /*
- * Only the named members are used by module code; the rest is room, so that size and offsets are those of a GKI kernel of the
+ * Only the named members are used by module code; the rest is room,
+ 	so that size and offsets are those of a GKI kernel of the
  * line. (include/linux/fs.h)
  */
 #if PKVM_EMU_KERNEL_CODE >= 6001
@@ -190,7 +191,8 @@ ssize_t simple_write_to_buffer(void *to, size_t available, loff_t *pos, const vo
 int fasync_helper(int fd, struct file *file, int on, struct fasync_struct **queue);
 void kill_fasync(struct fasync_struct **queue, int signal, int band);
 
-int simple_attr_open(struct inode *inode, struct file *file, int (*get)(void *, u64 *), int (*set)(void *, u64), const char *fmt);
+int simple_attr_open(struct inode *inode, struct file *file, int (*get)(void *, u64 *), int (*set)(void *,
+	u64), const char *fmt);
 int simple_attr_release(struct inode *inode, struct file *file);
 ssize_t simple_attr_read(struct file *file, char __user *buf, size_t len, loff_t *pos);
 ssize_t simple_attr_write(struct file *file, const char __user *buf, size_t len, loff_t *pos);

@@ -10,7 +10,8 @@ typedef unsigned long (*genpool_algo_t)(unsigned long *map, unsigned long size, 
 struct gen_pool *gen_pool_create(int min_alloc_order, int nid);
 void gen_pool_destroy(struct gen_pool *pool);
 int gen_pool_add_owner(struct gen_pool *pool, unsigned long virt, phys_addr_t phys, size_t size, int nid, void *owner);
-unsigned long gen_pool_alloc_algo_owner(struct gen_pool *pool, size_t size, genpool_algo_t algo, void *data, void **owner);
+unsigned long gen_pool_alloc_algo_owner(struct gen_pool *pool, size_t size, genpool_algo_t algo, void *data,
+	void **owner);
 void gen_pool_free_owner(struct gen_pool *pool, unsigned long addr, size_t size, void **owner);
 phys_addr_t gen_pool_virt_to_phys(struct gen_pool *pool, unsigned long addr);
 size_t gen_pool_avail(struct gen_pool *pool);

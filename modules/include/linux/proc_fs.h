@@ -20,12 +20,14 @@ struct proc_ops {
 	long (*proc_ioctl)(struct file *file, unsigned int cmd, unsigned long arg);
 	long (*proc_compat_ioctl)(struct file *file, unsigned int cmd, unsigned long arg);
 	int (*proc_mmap)(struct file *file, struct vm_area_struct *vma);
-	unsigned long (*proc_get_unmapped_area)(struct file *file, unsigned long addr, unsigned long len, unsigned long pgoff,
+	unsigned long (*proc_get_unmapped_area)(struct file *file, unsigned long addr, unsigned long len,
+		unsigned long pgoff,
 						unsigned long flags);
 };
 static_assert(sizeof(struct proc_ops) == 96);
 
-struct proc_dir_entry *proc_create(const char *name, umode_t mode, struct proc_dir_entry *parent, const struct proc_ops *ops);
+struct proc_dir_entry *proc_create(const char *name, umode_t mode, struct proc_dir_entry *parent,
+	const struct proc_ops *ops);
 struct proc_dir_entry *proc_create_data(const char *name, umode_t mode, struct proc_dir_entry *parent,
 					const struct proc_ops *ops, void *data);
 struct proc_dir_entry *proc_create_seq_private(const char *name, umode_t mode, struct proc_dir_entry *parent,

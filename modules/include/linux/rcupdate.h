@@ -3,6 +3,7 @@
 #define _PKVM_EMU_LINUX_RCUPDATE_H_
 
 #include <linux/compiler.h>
+#include <linux/types.h>
 #include <asm/barrier.h>
 #define rcu_read_lock()			barrier()
 #define rcu_read_unlock()		barrier()

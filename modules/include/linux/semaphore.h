@@ -6,7 +6,8 @@
 #include <linux/spinlock.h>
 
 struct semaphore { raw_spinlock_t lock; unsigned int count; struct list_head wait_list; };
-#define DEFINE_SEMAPHORE_COUNT(name, n)	struct semaphore name = { .count = (n), .wait_list = LIST_HEAD_INIT((name).wait_list) }
+#define DEFINE_SEMAPHORE_COUNT(name, n)	struct semaphore name = { .count = (n), \
+	.wait_list = LIST_HEAD_INIT((name).wait_list) }
 static inline void sema_init(struct semaphore *sem, int value)
 {
 	sem->count = value;

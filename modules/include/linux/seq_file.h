@@ -51,7 +51,8 @@ void seq_puts(struct seq_file *m, const char *s);
 #endif
 void seq_putc(struct seq_file *m, char c);
 void seq_put_decimal_ull(struct seq_file *m, const char *delimiter, unsigned long long num);
-void seq_hex_dump(struct seq_file *m, const char *prefix, int prefix_type, int row, int group, const void *buf, size_t len,
+void seq_hex_dump(struct seq_file *m, const char *prefix, int prefix_type, int row, int group,
+	const void *buf, size_t len,
 		  bool ascii);
 int single_open(struct file *file, int (*show)(struct seq_file *m, void *v), void *data);
 int single_release(struct inode *inode, struct file *file);

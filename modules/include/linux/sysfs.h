@@ -20,8 +20,10 @@ struct bin_attribute {
 	size_t size;
 	void *private;
 	struct address_space *(*f_mapping)(void);
-	ssize_t (*read)(struct file *file, struct kobject *kobj, struct bin_attribute *attr, char *buf, loff_t at, size_t n);
-	ssize_t (*write)(struct file *file, struct kobject *kobj, struct bin_attribute *attr, char *buf, loff_t at, size_t n);
+	ssize_t (*read)(struct file *file, struct kobject *kobj, struct bin_attribute *attr, char *buf,
+		loff_t at, size_t n);
+	ssize_t (*write)(struct file *file, struct kobject *kobj, struct bin_attribute *attr, char *buf,
+		loff_t at, size_t n);
 #if PKVM_EMU_KERNEL_CODE >= 6009
 	loff_t (*llseek)(struct file *file, struct kobject *kobj, struct bin_attribute *attr, loff_t at, int whence);
 #endif

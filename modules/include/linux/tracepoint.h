@@ -33,11 +33,13 @@ static inline void tracepoint_synchronize_unregister(void) { }
 #define PARAMS(args...)		args
 #define _PKVM_EMU_TRACE(name, proto, add) \
 	extern struct tracepoint __tracepoint_##name; \
-	static inline __attribute__((__unused__)) int register_trace_##name(void (*probe)(void *data, proto), void *data) \
+	static inline __attribute__((__unused__)) int register_trace_##name(void (*probe)(void *data, \
+		proto), void *data) \
 	{ return add(&__tracepoint_##name, (void *)probe, data); }
 #define DECLARE_TRACE(name, proto, args) \
 	_PKVM_EMU_TRACE(name, PARAMS(proto), tracepoint_probe_register) \
-	static inline __attribute__((__unused__)) int unregister_trace_##name(void (*probe)(void *data, proto), void *data) \
+	static inline __attribute__((__unused__)) int unregister_trace_##name(void (*probe)(void *data, \
+		proto), void *data) \
 	{ return tracepoint_probe_unregister(&__tracepoint_##name, (void *)probe, data); }
 #define DECLARE_HOOK(name, proto, args)	DECLARE_TRACE(name, PARAMS(proto), PARAMS(args))
 #define DECLARE_RESTRICTED_HOOK(name, proto, args, cond) \

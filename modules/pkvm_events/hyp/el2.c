@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
- * The EL2 half of a pKVM vendor module with trace events. trace_<event>() costs one load while the event is off; while it is
+ * The EL2 half of a pKVM vendor module with trace events. trace_<event>() costs one load while the event is
+ * off; while it is
  * on, the event goes into the trace buffer of the CPU, which the host reads from tracefs.
  */
 #include <asm/kvm_pkvm_module.h>
