@@ -131,14 +131,15 @@ class LinkedImage:
         return self._values_by_name.get(name)
 
     def symbolize(self, va: int) -> Symbolized | None:
-        """Name ``va`` by the nearest preceding function or object of its section; None outside of all sections."""
+        """Name ``va`` by the function or object that holds it, else by its section; None outside of all sections."""
         section = self.section_at(va)
         if section is None:
             return None
         offset = va - self.layout.placements[section.index]
         table = self.module.object.symbol_table
         found = table.find(section.index, offset)
-        if found is None:
+        # Behind the end of a function there is another one, which a stripped module has no name for.
+        if found is None or 0 < found.symbol.size < found.offset:
             return Symbolized(section.name, offset, section.name, section.size)
         size = table.extent(section.index, found.symbol, section.size)
         return Symbolized(found.symbol.name, found.offset, section.name, size)

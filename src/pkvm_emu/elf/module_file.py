@@ -105,12 +105,19 @@ class ModuleFile:
 
     @classmethod
     def load(cls, path: str | Path) -> ModuleFile:
-        """Read a module from ``path``.
+        """Read a module from ``path``, which may be compressed (``.ko.gz``, ``.xz``, ``.zst``, ``.lz4``).
 
         Raises:
             InputError: the file cannot be read or is not a sound AArch64 module.
         """
-        return cls.parse(read_input(path), Path(path).name)
+        data, name = read_input(path), Path(path).name
+        if not data.startswith(b"\x7fELF"):
+            from pkvm_emu.elf.decompress import compression_of, decompress
+
+            if compression_of(data) is not None:
+                data = decompress(memoryview(data), MEMORY_LIMIT, printable(name)).data
+                name = name if name.endswith(".ko") else name.rpartition(".")[0] or name
+        return cls.parse(data, name)
 
     @classmethod
     def parse(cls, data: bytes, name: str) -> ModuleFile:

@@ -8,6 +8,7 @@ string into its register; names put together at run time are not seen.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from pkvm_emu.kernel.devicetree.layouts import MATCH_COMPATIBLE, MATCH_DATA, MAT
 _R_CALL26, _R_JUMP26 = 283, 282
 _R_ADD_LO12, _R_ABS64 = 277, 257
 _STT_FUNC = 2
+_PACIASP = 0xD503_233F
 _CALLER_SAVED = 18
 _SCAN_LIMIT = 400
 _ALIAS = re.compile(r"^of:N(?P<name>[^T]*)T(?P<type>[^C]*)C(?P<compatible>.+)$")
@@ -67,6 +69,7 @@ _RUNTIME_PM = frozenset(("pm_runtime_enable", "devm_pm_runtime_enable"))
 _POOL_PAGES = frozenset(("cma_alloc", "dma_alloc_from_contiguous"))
 _TAKE_POOL = frozenset(("of_reserved_mem_device_init_by_idx", "of_reserved_mem_device_init_by_name"))
 _COUNT_LIMIT = 32
+_ROWS_LIMIT = 64
 #: Bytes of code within which a call's result is taken to be the next one's argument.
 _NEXT_CALL = 32
 _COUNTED = {"u8", "u16", "u32", "u64"}
@@ -148,23 +151,50 @@ def _read_aliases(file: ModuleFile, wants: Wants) -> None:
 
 
 def _read_tables(file: ModuleFile, wants: Wants) -> None:
-    """Tables: constant objects whose rows hold a compatible string and nothing odd, with an empty row at the end."""
-    for symbol in file.symbols:
-        if symbol.in_section and symbol.type == 1 and symbol.size >= 2 * MATCH_SIZE and symbol.size % MATCH_SIZE == 0:
-            section = file.sections[symbol.shndx]
-            if section.is_code or section.name.startswith(".hyp.") or section.is_nobits:
-                continue
-            rows = _table(section.data[symbol.value : symbol.value + symbol.size])
-            if rows:
+    """Tables: constant objects whose rows hold a compatible string and nothing odd, with an empty row at the end.
+
+    They are found by their symbols; in a stripped module by the pointers to them.
+    """
+    known = {text for table in wants.tables for text in table}
+    seen: set[tuple[int, int]] = set()
+    for section, offset in [*_objects(file), *_pointers(file)]:
+        if (section, offset) not in seen:
+            seen.add((section, offset))
+            rows = _table(file.sections[section].data, offset)
+            if rows and known.isdisjoint(rows):
+                known.update(rows)
                 wants.tables.append(rows)
 
 
-def _table(data: bytes) -> list[str]:
-    rows = [data[at : at + MATCH_SIZE] for at in range(0, len(data), MATCH_SIZE)]
-    if any(rows[-1][:MATCH_DATA]):
-        return []
-    found = []
-    for row in rows[:-1]:
+def _objects(file: ModuleFile) -> Iterator[tuple[int, int]]:
+    for symbol in file.symbols:
+        if symbol.in_section and symbol.type == 1 and symbol.size >= 2 * MATCH_SIZE and symbol.size % MATCH_SIZE == 0:
+            yield from _constant(file, symbol.shndx, symbol.value)
+
+
+def _pointers(file: ModuleFile) -> Iterator[tuple[int, int]]:
+    for part in file.relocation_sections:
+        for entry in part.entries:
+            if entry.type in (_R_ABS64, _R_ADD_LO12):
+                symbol = file.symbols[entry.symbol]
+                if symbol.in_section:
+                    yield from _constant(file, symbol.shndx, symbol.value + entry.addend)
+
+
+def _constant(file: ModuleFile, section: int, offset: int) -> Iterator[tuple[int, int]]:
+    """The place, where data of EL1 may lie there."""
+    home = file.sections[section]
+    if not (home.is_code or home.is_nobits or home.name.startswith(".hyp.")) and 0 <= offset < len(home.data):
+        yield section, offset
+
+
+def _table(data: bytes, start: int) -> list[str]:
+    """The compatible strings of the table at ``start``; none where there is something else."""
+    found: list[str] = []
+    for at in range(start, min(len(data) - MATCH_SIZE + 1, start + _ROWS_LIMIT * MATCH_SIZE), MATCH_SIZE):
+        row = data[at : at + MATCH_SIZE]
+        if not any(row[:MATCH_DATA]):
+            return found
         text, _, rest = row[MATCH_COMPATIBLE:MATCH_DATA].partition(b"\0")
         if (
             any(rest)
@@ -174,7 +204,7 @@ def _table(data: bytes) -> list[str]:
         ):
             return []
         found.append(text.decode("latin-1"))
-    return found
+    return []
 
 
 def _dirty(field_bytes: bytes) -> bool:
@@ -241,8 +271,12 @@ class _Code:
 
     def _function_of(self, offset: int) -> int:
         """Where the function that an instruction lies in begins."""
-        starts = (one.value for one in self._file.symbols if one.shndx == self._section and one.type == _STT_FUNC)
-        return max((start for start in starts if start <= offset), default=0)
+        symbols = (one for one in self._file.symbols if one.shndx == self._section and one.type == _STT_FUNC)
+        known = max((one for one in symbols if one.value <= offset), key=lambda one: one.value, default=None)
+        if known is not None and offset < known.value + known.size:
+            return known.value
+        # A stripped module: most functions begin with signing their return address.
+        return next((at for at in range(offset & ~3, -4, -4) if self._word(at) == _PACIASP), 0)
 
     def _reader(self, offset: int, function: str, wants: Wants) -> None:
         register, kind = _READERS[function]
