@@ -53,6 +53,24 @@ module_init(start);
 """
 
 
+#: What SET_LATE_SYSTEM_SLEEP_PM_OPS and SET_RUNTIME_PM_OPS set, in the declared order and in orders of randomised builds.
+SLEEP = "static int late_suspend(struct device *dev) { return 1; }\nstatic int late_resume(struct device *dev) { return 1; }\n"
+DECLARED = {
+    8: "late_suspend",
+    9: "late_resume",
+    10: "late_suspend",
+    11: "late_resume",
+    12: "late_suspend",
+    13: "late_resume",
+}
+ORDERS = {
+    "declared": {**DECLARED, 20: "suspend", 21: "resume"},
+    "swapped": {**DECLARED, 20: "resume", 21: "suspend"},
+    "moved": {0: "late_suspend", 3: "suspend", 7: "late_resume", 9: "late_suspend", 14: "resume", 15: "late_resume",
+              20: "late_resume", 22: "late_suspend"},
+}  # fmt: skip
+
+
 def text(result: int = 0, before: str = "") -> str:
     return TEXT.replace("RESULT", str(result)).replace("BEFORE", before)
 
@@ -128,3 +146,18 @@ def test_a_region_belongs_to_one_device_until_it_is_given_back(driver: Driver, s
     """
     system = pkvm_emu.boot(modules=[driver(declarations + text(before=before))])
     assert said(system)[:2] == ["1 1 1", "1"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_runtime_callbacks_are_found_in_a_shuffled_structure(driver: Driver, said: Said, order: str) -> None:
+    slots = ", ".join(f"[{slot}] = {name}" for slot, name in ORDERS[order].items())
+    shuffled = TEXT.replace(
+        "static const struct dev_pm_ops pm = { .runtime_suspend = suspend, .runtime_resume = resume };", ""
+    )
+    source = shuffled.replace(
+        "static int probe",
+        f"{SLEEP}static int (*const pm[23])(struct device *dev) = {{ {slots} }};\nstatic int probe",
+        1,
+    )
+    source = source.replace(".pm = &pm", ".pm = (void *)pm").replace("RESULT", "0").replace("BEFORE", "")
+    assert said(pkvm_emu.boot(modules=[driver(source)])) == ["resume", "suspend"]

@@ -5,9 +5,12 @@ Requests for later are carried out at once: nothing else runs between a request 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pkvm_emu.kernel.devicetree import devres
 from pkvm_emu.kernel.devicetree.devices import Device, Devices
 from pkvm_emu.kernel.devicetree.drivers import PlatformBus
+from pkvm_emu.kernel.devicetree.pm_ops import runtime_callbacks
 from pkvm_emu.kernel.exports.device_log import device_log
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.registry import kernel_symbol
@@ -16,22 +19,21 @@ from pkvm_emu.machine.calling import S32, U32, Bool, Ptr
 EACCES, EAGAIN, EINVAL = 13, 11, 22
 GET_PUT = 4
 _RPM_ACTIVE, _RPM_SUSPENDED = 0, 2
-#: ``driver.pm`` in ``struct device_driver``, and the runtime callbacks in ``struct dev_pm_ops``.
+#: ``driver.pm`` in ``struct device_driver``.
 _DRIVER_PM = 120
-_RUNTIME_SUSPEND, _RUNTIME_RESUME, _RUNTIME_IDLE = 160, 168, 176
 
 
 def _device(kernel: Kernel, address: int) -> Device:
     return kernel.part(Devices).at(address)
 
 
-def _callback(kernel: Kernel, device: Device, offset: int) -> int | None:
+def _callback(kernel: Kernel, device: Device, which: Literal["suspend", "resume", "idle"]) -> int | None:
     """Call a runtime callback of the device's driver; None where it has none."""
     driver = kernel.part(PlatformBus).drivers.get(device.driver)
     if driver is None:
         return None
     operations = kernel.memory.read_u64(driver.address + driver.structure.driver + _DRIVER_PM)
-    function = kernel.memory.read_u64(operations + offset) if operations else 0
+    function = getattr(runtime_callbacks(kernel, operations), which) if operations else 0
     return kernel.call_s32(function, device.address) if function else None
 
 
@@ -42,7 +44,7 @@ def _suspend(kernel: Kernel, device: Device) -> int:
         return -EAGAIN
     if device.status == "suspended":
         return 1
-    result = _callback(kernel, device, _RUNTIME_SUSPEND) or 0
+    result = _callback(kernel, device, "suspend") or 0
     if not result:
         device.status = "suspended"
     return result
@@ -91,7 +93,7 @@ def pm_runtime_resume(kernel: Kernel, device: Ptr, flags: S32) -> int:
         return 1 if found.disable_depth == 1 and found.status == "active" else -EACCES
     if found.status == "active":
         return 1
-    result = _callback(kernel, found, _RUNTIME_RESUME) or 0
+    result = _callback(kernel, found, "resume") or 0
     if not result:
         found.status = "active"
     return result
@@ -116,7 +118,7 @@ def pm_runtime_idle(kernel: Kernel, device: Ptr, flags: S32) -> int:
         return -EACCES
     if found.usage > 0 or found.status != "active":
         return -EAGAIN
-    refused = _callback(kernel, found, _RUNTIME_IDLE)
+    refused = _callback(kernel, found, "idle")
     return refused if refused else _suspend(kernel, found)
 
 
