@@ -14,6 +14,7 @@ from pkvm_emu.debug.debugger import Debugger
 from pkvm_emu.debug.stops import STEP, Back, Killed, Request, Resume, Stop
 
 _POINTS = 40
+_MODULE = build()
 
 
 def _at_the_end(debugger: Debugger, script: Callable[[], Resume]) -> None:
@@ -125,9 +126,12 @@ def costs(size: tuple[int, int], what: str) -> None:
         show(f"{what}: {name}", taken * 1e3, "ms", f"x {taken / plain:.1f}")
 
 
-if __name__ == "__main__":
-    _MODULE = build()
+def main() -> None:
     measure("220 hypercalls", FEW)
     measure("15000 hypercalls", MANY)
     costs(FEW, "220 hypercalls")
     costs(MANY, "15000 hypercalls")
+
+
+if __name__ == "__main__":
+    main()

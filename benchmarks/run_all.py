@@ -6,7 +6,8 @@ import importlib
 
 
 def main() -> None:
-    for name in ("cold_run", "boot", "hvc_round_trip", "snapshot_restore", "throughput", "smp", "cases", "single_step"):
+    names = ("cold_run", "boot", "hvc_round_trip", "snapshot_restore", "throughput", "smp", "cases")
+    for name in (*names, "single_step", "step", "reverse"):
         importlib.import_module(name).main()
 
 

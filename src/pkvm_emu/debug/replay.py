@@ -97,7 +97,8 @@ class Replay:
         history = self.history
         self._request, self._origin = request, history.index
         if request.kind is Back.GOTO:
-            self._seek(max(request.index, history.first), _bare(StopKind.STEP, stop))
+            is_ahead = request.index >= history.index and stop.kind not in (StopKind.ERROR, StopKind.END)
+            self._seek(max(request.index, history.first), _bare(StopKind.STEP, stop), is_ahead)
         elif history.nearest(history.index) is None:
             # Nothing is kept: the history was begun anew in a run that has returned.
             self._job = Seek(history.index, _bare(StopKind.BEGIN, stop))
@@ -118,12 +119,15 @@ class Replay:
             index = self.history.before(index, max(self._control.depth, 1)) if index is not None else None
         return index
 
-    def _seek(self, target: int, stop: Stop) -> None:
+    def _seek(self, target: int, stop: Stop, is_ahead: bool = False) -> None:
+        """``is_ahead``: the way leads on from here; else from a state that is brought back."""
+        job = self._job = Seek(target, stop)
+        if is_ahead:
+            self.arm()
+            return
         state = self._state(target)
-        job = Seek(target, stop)
         if target - state.index > _LONG_WAY:
             job.milestones = [target - distance for distance in _MILESTONES]
-        self._job = job
         self.arm()
         self.history.return_to(state)
 
@@ -214,6 +218,8 @@ class Replay:
     def _finish(self) -> None:
         self._job, self._answer = None, None
         self._drop_point()
+        # Breakpoints are in force at the place, so that the one there is passed when the run goes on.
+        self._control.breakpoints.arm(None)
         points = self._control.watchpoints
         points.is_passing = False
         points.settle(is_before=False)
@@ -248,7 +254,8 @@ class Replay:
         if isinstance(job, Search):
             self._was_touched = True
             if self._is_wanted(point):
-                job.found = self.history.counter.now, self._watch_stop(point, "")
+                now = self.history.counter.now
+                job.found = now + self._request.stops_after, self._watch_stop(point, "")
 
     def serving(self) -> None:
         """A service is about to be performed: what instructions wrote up to now is known by their hooks."""
@@ -261,19 +268,20 @@ class Replay:
         job = self._job
         if isinstance(job, Search):
             counter = self.history.counter
-            depth = self._control.depth
-            index = counter.now if counter.is_running else self.history.before(counter.index, depth)
-            self._compare(job, index, f"written by {name}")
+            after = counter.now + 1 if counter.is_running else counter.index
+            self._compare(job, after, f"written by {name}")
 
     def _look(self, job: Search) -> None:
         """At a boundary: what changed without a service, and stops that a question decides about."""
         self.serving()
-        self._compare(job, self.history.before(self.history.index, self._control.depth), "written by Python")
+        self._compare(job, self.history.index, "written by Python")
         stop = self._control.answer_question()
         if stop is not None and self.history.index < job.target:
             job.found = self.history.index, stop
 
-    def _compare(self, job: Search, index: int | None, text: str) -> None:
+    def _compare(self, job: Search, after: int, text: str) -> None:
+        """Note what has changed since this was called last: before the index ``after``, by one step."""
+        index = after if self._request.stops_after else self.history.before(after, self._control.depth)
         points = self._control.watchpoints
         for point in points.all_changed() if points.points else ():
             if index is not None and point.kind != READ and self._is_wanted(point):

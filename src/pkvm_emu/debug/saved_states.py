@@ -27,6 +27,7 @@ class SavedState:
     runs: tuple[int, ...]
     place: str
     mark: Mark | None = None
+    index: int = 0
 
 
 class SavedStates:
@@ -45,7 +46,8 @@ class SavedStates:
         place = machine.core.describe(machine.engine.read("pc"), machine.core.el)
         snapshot = machine.snapshots.take(inside=True)
         mark = self.history.mark() if self.history is not None else None
-        self._states[name] = SavedState(snapshot, self._control.runs, place, mark)
+        index = self.history.index if self.history is not None else 0
+        self._states[name] = SavedState(snapshot, self._control.runs, place, mark, index)
 
     def load(self, name: str) -> None:
         """Go back to a state.
@@ -65,6 +67,13 @@ class SavedStates:
         self._control.forget()
         if self.history is not None and state.mark is not None:
             self.history.moved(state.mark)
+
+    def index_of(self, name: str) -> int | None:
+        """Where in the history a state is that :meth:`load` cannot bring back, but the history can."""
+        state = self._states.get(name)
+        if state is None or state.mark is None or self.history is None or state.runs == self._control.runs:
+            return None
+        return state.index if self.history.mark().epoch == state.mark.epoch else None
 
     def describe(self) -> str:
         """The states, one line each."""

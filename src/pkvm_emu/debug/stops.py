@@ -96,6 +96,7 @@ class Request:
         kind: which.
         index: of ``GOTO``.
         count: how many ``STEP``.
+        stops_after: ``CONTINUE`` stops after the access that a watchpoint saw, and not before it: the debugger undoes it itself.
         watched: physical memory (address, bytes) whose last writer ``FIND`` looks for.
         probe: what ``FIND`` looks for the last change of, where it is not memory.
         describe: called where ``FIND`` found it, with the stop and its index (the machine is at that place), or with None; its
@@ -105,6 +106,7 @@ class Request:
     kind: Back
     index: int = 0
     count: int = 1
+    stops_after: bool = False
     watched: tuple[tuple[int, int], ...] = ()
     probe: Callable[[], object] | None = None
     describe: Callable[[Stop | None, int], str] = lambda stop, index: ""

@@ -24,4 +24,5 @@ def go_back(session: Session, _data: bytes) -> Answer:
 
 
 def _back(session: Session, kind: Back) -> Answer:
-    return EMPTY if session.debugger.history is None else Go(Resume(back=Request(kind)))
+    # As a debugger steps over the access that a watchpoint stopped before, it steps back over one that it stopped after.
+    return EMPTY if session.debugger.history is None else Go(Resume(back=Request(kind, stops_after=True)))
