@@ -189,7 +189,7 @@ class Board:
                 self._phandle(node, one, peers, wants)
 
     def _phandle(self, node: TreeNode, one: Property, peers: list[TreeNode], wants: Wants) -> None:
-        if one.name == "memory-region":
+        if _is_memory(one.name) and not _named(one.name, peers):
             region = self._region(node, wants.contiguous)
             if region is None:
                 return
@@ -247,11 +247,21 @@ def _referred(node: TreeNode, name: str, peers: list[TreeNode]) -> TreeNode | No
     A property called like a node's compatible string (``s2mpus``, ``s2mpu``) means that node. Any other means the next node,
     and the first behind the last. A node alone has nothing to refer to.
     """
-    named = [peer for peer in peers if _stem(name) == _stem(peer.strings("compatible")[0].rpartition(",")[2])]
+    named = _named(name, peers)
     if named:
         return None if node in named else named[0]
     index = peers.index(node)
     return peers[(index + 1) % len(peers)] if len(peers) > 1 else None
+
+
+def _named(name: str, peers: list[TreeNode]) -> list[TreeNode]:
+    """The nodes that a property is called like."""
+    return [peer for peer in peers if _stem(name) == _stem(peer.strings("compatible")[0].rpartition(",")[2])]
+
+
+def _is_memory(name: str) -> bool:
+    """Whether a phandle property is called like one that refers to memory: ``memory-region``, ``memory_region``, ``fw-mem``."""
+    return not {"mem", "memory", "shmem", "sram"}.isdisjoint(name.rpartition(",")[2].replace("_", "-").split("-"))
 
 
 def _stem(name: str) -> str:

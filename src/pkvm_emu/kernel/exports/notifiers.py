@@ -160,6 +160,7 @@ CHAINS = {
     "pm": ("pm_chain_head", BLOCKING),
     "cpu_pm": ("cpu_pm_notifier_chain", ATOMIC),
     "module": ("module_notify_list", BLOCKING),
+    "memory": ("memory_chain", BLOCKING),
     "oom": ("oom_notify_list", BLOCKING),
 }
 for _variable, _ in CHAINS.values():
@@ -201,6 +202,7 @@ for _chain, _register, _unregister in (
     ("pm", "register_pm_notifier", "unregister_pm_notifier"),
     ("cpu_pm", "cpu_pm_register_notifier", "cpu_pm_unregister_notifier"),
     ("module", "register_module_notifier", "unregister_module_notifier"),
+    ("memory", "register_memory_notifier", "unregister_memory_notifier"),
     ("oom", "register_oom_notifier", "unregister_oom_notifier"),
 ):
     _serve_chain(_chain, (_register,), (_unregister,))

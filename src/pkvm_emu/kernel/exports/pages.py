@@ -188,6 +188,18 @@ def pfn_is_map_memory(kernel: Kernel, pfn: U64) -> int:
     return pfn * PAGE_SIZE in kernel.machine.ram
 
 
+@kernel_symbol("memblock_start_of_DRAM")
+def memblock_start_of_dram(kernel: Kernel) -> int:
+    """Physical start of RAM."""
+    return kernel.machine.ram.base
+
+
+@kernel_symbol("memblock_end_of_DRAM")
+def memblock_end_of_dram(kernel: Kernel) -> int:
+    """Physical end of RAM."""
+    return kernel.machine.ram.end
+
+
 @kernel_symbol("is_vmalloc_addr")
 def is_vmalloc_addr(kernel: Kernel, address: Ptr) -> int:
     """Whether an address lies in the vmalloc area."""

@@ -58,6 +58,25 @@ def platform_driver_unregister(kernel: Kernel, driver: Ptr) -> None:
 # Resources
 
 
+@kernel_symbol("driver_for_each_device", runs_guest=True)
+def driver_for_each_device(kernel: Kernel, driver: Ptr, start: Ptr, data: Ptr, function: Ptr) -> int:
+    """Call ``function(device, data)`` for each device bound to a ``struct device_driver``, until one call returns something.
+
+    Devices up to ``start`` are passed over. -EINVAL without a driver.
+    """
+    bus = kernel.part(PlatformBus)
+    owner = next((one.address for one in bus.drivers.values() if one.address + one.structure.driver == driver), 0)
+    if not driver:
+        return -EINVAL
+    devices = [device.address for device in bus.bound_to(owner)]
+    first = devices.index(start) + 1 if start in devices else 0
+    for device in devices[first:]:
+        answer = kernel.call_s32(function, device, data)
+        if answer:
+            return answer
+    return 0
+
+
 def _resource(device: Device, kind: int, name: str | None = None, index: int = 0) -> Resource | None:
     found = [one for one in device.resources if one.flags & (layouts.IORESOURCE_MEM | layouts.IORESOURCE_IRQ) == kind]
     if name is not None:

@@ -122,6 +122,34 @@ def pm_runtime_idle(kernel: Kernel, device: Ptr, flags: S32) -> int:
     return refused if refused else _suspend(kernel, found)
 
 
+@kernel_symbol("pm_runtime_force_suspend", runs_guest=True)
+def pm_runtime_force_suspend(kernel: Kernel, device: Ptr) -> int:
+    """Suspend a device whoever uses it, and switch runtime PM off; 0 or what the callback returned, and then it stays on."""
+    found = _device(kernel, device)
+    found.disable_depth += 1
+    if found.status == "suspended":
+        return 0
+    result = _callback(kernel, found, "suspend") or 0
+    if result:
+        found.disable_depth -= 1
+        return result
+    found.status = "suspended"
+    return 0
+
+
+@kernel_symbol("pm_runtime_force_resume", runs_guest=True)
+def pm_runtime_force_resume(kernel: Kernel, device: Ptr) -> int:
+    """Undo it: wake the device if somebody uses it, and switch runtime PM on again; 0 or what the callback returned."""
+    found = _device(kernel, device)
+    result = 0
+    if found.usage and found.status == "suspended":
+        result = _callback(kernel, found, "resume") or 0
+        if not result:
+            found.status = "active"
+    found.disable_depth = max(found.disable_depth - 1, 0)
+    return result
+
+
 @kernel_symbol("pm_runtime_get_if_active")
 def pm_runtime_get_if_active(kernel: Kernel, device: Ptr) -> int:
     """Use a device only if it is active: 1, 0, or -EINVAL while runtime PM is off."""

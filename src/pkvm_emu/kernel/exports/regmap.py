@@ -42,6 +42,8 @@ class Regmaps(State):
         super().__init__(journal, "kernel.regmaps")
         self._kernel = kernel
         self.maps: StateDict[int, Map] = StateDict(journal, "kernel.regmaps.maps")
+        #: The map that a driver made for a device.
+        self.owned: StateDict[int, int] = StateDict(journal, "kernel.regmaps.owned")
         self.syscons: StateDict[int, int] = StateDict(journal, "kernel.regmaps.syscons")
 
     def make(self, base: int, size: int) -> int:
@@ -140,7 +142,19 @@ def regmap_bulk_write(kernel: Kernel, regmap: Ptr, register: U32, values: Ptr, c
 @kernel_symbol("__devm_regmap_init_mmio_clk", "__regmap_init_mmio_clk", runs_guest=True)
 def regmap_init_mmio(kernel: Kernel, device: Ptr, clock: Ptr, registers: Ptr, config: Ptr) -> int:
     """A map over registers that a driver mapped; or ERR_PTR(-ENOMEM)."""
-    return kernel.part(Regmaps).make(registers, 0)
+    maps = kernel.part(Regmaps)
+    made = maps.make(registers, 0)
+    if made > 0 and device:
+        maps.owned[device] = made
+    return made
+
+
+@kernel_symbol("dev_get_regmap")
+def dev_get_regmap(kernel: Kernel, device: Ptr, name: Ptr) -> int:
+    """The map that a driver made for a device, or NULL: parents on I2C, SPI and SPMI are not there."""
+    maps = kernel.part(Regmaps)
+    found = maps.owned.get(device, 0)
+    return found if found in maps.maps else 0
 
 
 @kernel_symbol("regmap_exit", runs_guest=True)

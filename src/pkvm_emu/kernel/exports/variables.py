@@ -38,6 +38,12 @@ def kimage_voffset(kernel: Kernel) -> bytes:
     return _u64(kernel.memory.kimage_voffset)
 
 
+@kernel_variable("kimage_vaddr", 8)
+def kimage_vaddr(kernel: Kernel) -> bytes:
+    """Virtual address of the image (up to 6.8): ``kaslr_offset()`` is its distance from where the line links it."""
+    return _u64(kernel.memory.layout.kimage_vaddr)
+
+
 @kernel_variable("physvirt_offset", 8)
 def physvirt_offset(kernel: Kernel) -> bytes:
     """Physical minus virtual address of the linear map."""
