@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.debug.registers import BY_NAME, REGISTERS, group_of
 from pkvm_emu.debug.step.expression import evaluate
-from pkvm_emu.debug.step.registry import COMMANDS, Outcome, command
+from pkvm_emu.debug.step.registry import COMMANDS, Outcome, command, count_of
 from pkvm_emu.debug.step.screen import GENERAL
 from pkvm_emu.errors import UsageError
 
@@ -101,19 +101,19 @@ def trace(view: View, rest: str) -> Outcome:
 @command("up", "[N]", "to the caller's frame")
 def up(view: View, rest: str) -> Outcome:
     """For ``list``, ``finish``."""
-    return _select(view, view.frame + int(rest or 1))
+    return _select(view, view.frame + count_of(rest))
 
 
 @command("down", "[N]", "to the frame further in")
 def down(view: View, rest: str) -> Outcome:
     """As ``up``."""
-    return _select(view, view.frame - int(rest or 1))
+    return _select(view, view.frame - count_of(rest))
 
 
 @command("f frame", "[N]", "to a frame by its number")
 def select(view: View, rest: str) -> Outcome:
     """As ``bt`` numbers them."""
-    return _select(view, int(rest) if rest else view.frame)
+    return _select(view, evaluate(view.debugger, view.stop.cpu, rest) if rest else view.frame)
 
 
 def _select(view: View, number: int) -> str:
@@ -134,7 +134,12 @@ def source(view: View, rest: str) -> Outcome:
     frame = view.frames[view.frame]
     lines = view.screen.source(frame.place, frame.el, around=5)
     if not lines:
-        raise UsageError("no source is known here")
+        place = view.debugger.system.symbols.line(frame.place, frame.el)
+        if place is None:
+            raise UsageError("no source is known here: this code has no line numbers")
+        raise UsageError(
+            f"{place.file}:{place.line}: the file is not there; --source-map OLD=NEW says where sources are"
+        )
     for line in lines:
         view.output.line(line)
     return ""

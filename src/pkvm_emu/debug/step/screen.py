@@ -160,7 +160,7 @@ class Screen:
         if immediate is not None and pc + 4 in system.machine.core.services:
             service = system.machine.core.services[pc + 4]
             values = ", ".join(f"{self._debugger.registers.read(cpu, f'x{n}'):#x}" for n in range(service.nargs))
-            return [[(f"  {service.name}({values}): Python, one step", NOTE)]]
+            return [[(f"  {service.name.removesuffix('()')}({values}): Python, one step", NOTE)]]
         if immediate is None and is_smc(word) is None:
             return []
         x = [self._debugger.registers.read(cpu, f"x{n}") for n in range(_SMCCC_ARGUMENTS + 1)]
@@ -175,9 +175,8 @@ class Screen:
 
     def _find(self, file: str) -> list[str] | None:
         candidates = [file] + [new + file[len(old) :] for old, new in self._sources if file.startswith(old)]
-        for old, new in self._sources:
-            if old == "":
-                candidates.append(str(Path(new) / file))
+        if not file.startswith("/"):
+            candidates += [str(Path(new) / file) for _, new in self._sources]
         for candidate in candidates:
             try:
                 return Path(candidate).read_text("utf-8", "replace").expandtabs(8).split("\n")

@@ -144,7 +144,7 @@ class View:
             self._next_service(service, arguments)
         replay = self.debugger.control.replay
         if replay is None or not replay.is_active:
-            self._services.append((service.name, arguments))
+            self._services.append((service.name.removesuffix("()"), arguments))
             self._service_count += 1
 
     # Commands
