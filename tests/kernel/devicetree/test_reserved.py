@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import pkvm_emu
 from pkvm_emu.elf.module_file import ModuleFile
+from pkvm_emu.errors import InputError
 from pkvm_emu.kernel.cma import ContiguousAreas
 from pkvm_emu.kernel.devicetree.reserved import ReservedMemory
 from pkvm_emu.kernel.devicetree.source import parse_source, to_source
@@ -186,3 +188,16 @@ def test_a_driver_that_allocates_pages_of_its_pool_gets_one_it_can(driver: Drive
     assert said(system)[1] == "too many: 0, none: 0"
     again = pkvm_emu.boot(modules=[driver(TEXT)], dtb=parse_source(to_source(system.device_tree)))
     assert said(again) == said(system)
+
+
+def test_a_region_holds_the_file_that_its_node_names(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plug-in.bin").write_bytes(b"entry")
+    named = FIXED.replace("reusable", 'pkvm-emu,contents = "plug-in.bin"; reusable')
+    assert run(TEXT, TREE % named).machine.ram.read(0x5000_0000, 6) == b"entry\0"
+    (tmp_path / "plug-in.bin").write_bytes(bytes(0x20_0001))
+    with pytest.raises(InputError, match=r"plug-in.bin: 0x200001 bytes do not go into /reserved-memory/pool@50000000"):
+        run(TEXT, TREE % named)
+    (tmp_path / "plug-in.bin").unlink()
+    with pytest.raises(InputError, match=r"plug-in.bin: cannot be read: No such file"):
+        run(TEXT, TREE % named)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pkvm_emu.elf.module_file import read_input
+from pkvm_emu.errors import InputError
 from pkvm_emu.kernel.devicetree.addresses import Window, reg_entry, translate, window
 from pkvm_emu.kernel.registry import kernel_part
 from pkvm_emu.machine.state import State, StateDict
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from pkvm_emu.kernel.devicetree.tree import TreeNode
     from pkvm_emu.kernel.kernel import Kernel
 
+#: A property of ours: the file that a region holds when the kernel starts, as seen from the current directory.
+CONTENTS = "pkvm-emu,contents"
 _ERROR = 3
 _MIB = 20
 
@@ -40,7 +44,11 @@ class ReservedMemory(State):
         return self.regions[node.path] if node.path in self.regions else window(node)
 
     def reserve(self, tree: TreeNode) -> None:
-        """Keep the regions of a tree from being given out, as the kernel does before it has an allocator."""
+        """Keep the regions of a tree from being given out, as the kernel does before it has an allocator.
+
+        Raises:
+            InputError: a file that a region is to hold cannot be read or does not fit.
+        """
         above = tree.child("reserved-memory")
         nodes = [] if above is None else [node for node in above.children if node.is_available]
         for node in nodes:
@@ -52,6 +60,19 @@ class ReservedMemory(State):
             size = _number(node, "size", "#size-cells") if "reg" not in node.properties else 0
             if size:
                 self._settle(node, Window(0, size), self._find(node, size))
+
+    def _fill(self, node: TreeNode, where: Window) -> None:
+        """Put there what a boot loader would have: the file that the node names."""
+        path = node.string(CONTENTS)
+        if path is None:
+            return
+        data = read_input(path)
+        ram = self._kernel.machine.ram
+        if len(data) > where.size or where.start not in ram or where.start + where.size - 1 not in ram:
+            raise InputError(
+                f"{path}: {len(data):#x} bytes do not go into {node.path} ({where.size:#x} at {where.start:#x})"
+            )
+        ram.write(where.start, data)
 
     def _find(self, node: TreeNode, size: int) -> Window | None:
         align = _number(node, "alignment", "#address-cells") or 1
@@ -66,6 +87,8 @@ class ReservedMemory(State):
 
     def _settle(self, node: TreeNode, wanted: Window, found: Window | None) -> None:
         self.regions[node.path] = found
+        if found is not None:
+            self._fill(node, found)
         if found is None:
             base = f"base {wanted.start:#018x}, size {wanted.size >> _MIB} MiB"
             text = f"failed to reserve memory for node '{node.name}': {base}"
