@@ -15,7 +15,7 @@ from importlib.resources import files
 _TOOLS = ("make_index",)
 #: Symbols of which there are as many as somebody defined in some header: the beginning of the name, and the file whose
 #: ``declare(name)`` makes one.
-_FAMILIES = {"__tracepoint_": "tracepoints", "__traceiter_": "tracepoints", "__SCK__tp_func_": "tracepoints"}
+FAMILIES = {"__tracepoint_": "tracepoints", "__traceiter_": "tracepoints", "__SCK__tp_func_": "tracepoints"}
 
 
 def subsystems() -> list[str]:
@@ -39,7 +39,7 @@ def _index() -> dict[str, str]:
 def import_for(symbol: str) -> None:
     """Import the file that serves ``symbol``; all files where the index does not know it."""
     name = _index().get(symbol)
-    family = next((file for prefix, file in _FAMILIES.items() if symbol.startswith(prefix)), None)
+    family = next((file for prefix, file in FAMILIES.items() if symbol.startswith(prefix)), None)
     if family is not None:
         importlib.import_module(f"{__name__}.{family}").declare(symbol)
     elif name is None:

@@ -16,7 +16,8 @@ def index() -> dict[str, list[str]]:
     sources |= {symbol: served.initial for symbol, served in registry.VARIABLES.items()}
     for symbol, source in sources.items():
         package, _, name = source.__module__.rpartition(".")
-        if package == exports.__name__:
+        # Members of a family are made when somebody links to them.
+        if package == exports.__name__ and not symbol.startswith(tuple(exports.FAMILIES)):
             found[name].append(symbol)
     return {name: sorted(symbols) for name, symbols in found.items() if symbols}
 
