@@ -16,8 +16,9 @@ def index() -> dict[str, list[str]]:
     sources |= {symbol: served.initial for symbol, served in registry.VARIABLES.items()}
     for symbol, source in sources.items():
         package, _, name = source.__module__.rpartition(".")
-        # Members of a family are made when somebody links to them.
-        if package == exports.__name__ and not symbol.startswith(tuple(exports.FAMILIES)):
+        family = next((file for prefix, file in exports.FAMILIES.items() if symbol.startswith(prefix)), None)
+        # The members of a family that its own file makes are there when somebody has linked to them.
+        if package == exports.__name__ and name != family:
             found[name].append(symbol)
     return {name: sorted(symbols) for name, symbols in found.items() if symbols}
 
