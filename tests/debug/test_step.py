@@ -249,7 +249,7 @@ def test_a_wrong_line_is_answered_by_one_line(typed: Typed, line: str, answer: s
 
 def test_every_command_has_help(typed: Typed) -> None:
     text = typed("help", "help si", "help who", "", "# a remark")
-    for name in ("rsi", "finish", "watch", "who ADDRESS", "dmesg"):
+    for name in ("rsi", "finish", "watch", "who [pt|s2|owner] ADDRESS", "dmesg"):
         assert name in after(text, "help")
     assert after(text, "help si").startswith("si, stepi [N]\n  one instruction")
     assert "last write" in after(text, "help who")

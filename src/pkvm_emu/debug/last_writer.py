@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pkvm_emu.debug.journey import hypercall_name
 from pkvm_emu.debug.stops import Back, Request
 from pkvm_emu.errors import UsageError
 from pkvm_emu.hyp.ownership_log import history_of
@@ -98,4 +99,13 @@ def _show(data: bytes) -> str:
 def _by(debugger: Debugger, stop: Stop, index: int) -> str:
     place = debugger.describe_cpu(stop.cpu)
     how = f", {stop.text}" if stop.text else ""
-    return f"at instruction {index}: {place}{how}"
+    return f"at instruction {index}: {place}{how}{_hypercall(debugger, stop)}"
+
+
+def _hypercall(debugger: Debugger, stop: Stop) -> str:
+    """The host's hypercall that the hypervisor answers there."""
+    hyp = debugger.system.hyp
+    if not hyp.entry("op_host_hcall") <= stop.pc < hyp.entry("op_host_hcall") + 12 or stop.el != 2:
+        return ""
+    saved = hyp.read(hyp.cpu_memory(stop.cpu).context_va, 8)
+    return "" if saved is None else f" for {hypercall_name(debugger.system, int.from_bytes(saved, 'little'))}"

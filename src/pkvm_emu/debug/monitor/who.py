@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from pkvm_emu.debug.session import Session
     from pkvm_emu.debug.stops import Request
 
-_USAGE = "who ADDRESS [SIZE] | pt ADDRESS [1|2] | s2 PAGE | owner PAGE"
+_USAGE = "who ADDRESS [SIZE], who pt ADDRESS [1|2], who s2 PAGE, who owner PAGE"
 
 
-@monitor(
-    "who", "ADDRESS [SIZE] | pt ADDRESS [1|2] | s2 PAGE | owner PAGE", "who wrote it last, and at which instruction"
-)
+@monitor("who", "[pt|s2|owner] ADDRESS [SIZE|LEVEL]", "who wrote it last, and at which instruction")
 def who(session: Session, words: list[str]) -> Go:
     """``who ADDRESS [SIZE]``: the last write to a word (8 bytes by default). ``who pt ADDRESS``: to the page-table entry of stage 1
     that translates an address. ``who s2 PAGE``: to the host's stage-2 entry of a page. ``who owner PAGE``: the last change of its
