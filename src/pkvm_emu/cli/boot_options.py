@@ -48,14 +48,16 @@ def read_boot_plan(arguments: argparse.Namespace, words: list[str], system: str 
         UsageError: a bad file, a name that is nowhere, or ``--ramdisk`` without an image.
     """
     from pkvm_emu.boot_plan import open_initramfs, plan_boot
-    from pkvm_emu.cli.inputs import read_given_modules
+    from pkvm_emu.cli.inputs import el2_exporters_beside, read_given_modules
 
     image = open_initramfs(arguments.initramfs, arguments.ramdisk)
     if image is None and (arguments.ramdisk or arguments.load_modules):
         option = "--ramdisk" if arguments.ramdisk else "--load-modules"
         raise UsageError(f"{option} needs an image: --initramfs FILE")
     given = read_given_modules(words, arguments.android, system, image.modules if image else None) if words else []
-    return plan_boot(
+    beside = el2_exporters_beside(given) if image is None else []
+    given += [module for module, _ in beside]
+    plan = plan_boot(
         arguments.android,
         [module.file for module in given if not module.from_image],
         arguments.cmdline,
@@ -65,6 +67,10 @@ def read_boot_plan(arguments: argparse.Namespace, words: list[str], system: str 
         parameters={module.file.name: module.parameters for module in given},
         load_modules=arguments.load_modules,
     )
+    plan.notes += [
+        f"{module.file.file_name} is taken along: {user.file.name} calls its EL2 code" for module, user in beside
+    ]
+    return plan
 
 
 def refuse_nothing_to_run(plan: BootPlan) -> None:

@@ -20,12 +20,16 @@ _BUILD_FILES = ("Makefile", "Kbuild", "BUILD.bazel", "BUILD")
 
 @dataclass(slots=True)
 class GivenModule:
-    """One module, and the ``name=value`` words that followed it; ``from_image``: it was named, and lies in the initramfs."""
+    """One module, and the ``name=value`` words that followed it.
+
+    ``from_image``: it was named, and lies in the initramfs. ``path``: the ``.ko`` that was given.
+    """
 
     file: ModuleFile
     parameters: list[tuple[str, str | None]] = field(default_factory=list)
     built_from: Path | None = None
     from_image: bool = False
+    path: Path | None = None
 
 
 def read_given_modules(
@@ -64,12 +68,43 @@ def read_given_modules(
         elif image is not None and not path.exists() and not path.suffix:
             raise UsageError(f"{word}: neither a file nor a module of the initramfs")
         else:
-            given.append(GivenModule(ModuleFile.load(path)))
+            given.append(GivenModule(ModuleFile.load(path), path=path))
     if objects:
         raise UsageError(f"{objects[0]}: a raw object needs its other half: give EL1 and EL2 object (el1.o kvm_nvhe.o)")
     if not given:
         raise UsageError("no module was given: a .ko, a source directory, or two objects")
     return given
+
+
+def el2_exporters_beside(given: list[GivenModule]) -> list[tuple[GivenModule, GivenModule]]:
+    """The modules whose EL2 code the given ones call, where they lie in the same directory and were not given.
+
+    Only another module has that code, so nothing else could run; ``depends=`` says which module it is, as it does to ``modprobe``.
+
+    Returns:
+        Each with the module that needs it.
+    """
+    found: list[tuple[GivenModule, GivenModule]] = []
+    queue = [module for module in given if module.path is not None]
+    names = {_normal(module.file.name) for module in given}
+    for module in queue:
+        assert module.path is not None
+        wanted = {one.name for one in module.file.undefined_symbols() if one.name.startswith(NVHE_PREFIX)}
+        for name in module.file.depends if wanted else ():
+            path = next((path for word in (name, _normal(name), name.replace("_", "-"))
+                         if (path := module.path.with_name(f"{word}.ko")).is_file()), None)  # fmt: skip
+            if path is None or _normal(name) in names:
+                continue
+            other = GivenModule(ModuleFile.load(path), path=path)
+            if wanted & {export.name for export in other.file.exports}:
+                names.add(_normal(name))
+                found.append((other, module))
+                queue.append(other)
+    return found
+
+
+def _normal(name: str) -> str:
+    return name.replace("-", "_")
 
 
 def load_user_symbols(path: str, system: System) -> None:
