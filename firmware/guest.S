@@ -38,6 +38,7 @@ guest_vectors:
         VECTOR_UNUSED
         VECTOR_UNUSED
         .balign 128             // lower EL, AArch64: synchronous
+vector_guest_sync:
         stp     x0, x1, [sp, #-16]!
         b       guest_exit
         VECTOR_UNUSED

@@ -140,6 +140,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build-out", "*.ko")
     shutil.copytree(REPOSITORY / "src", tree / "src", ignore=ignore)
     shutil.copytree(REPOSITORY / "modules", tree / "modules", ignore=ignore)
+    shutil.copytree(REPOSITORY / "firmware", tree / "firmware")
     # What a developer's builds leave in the sample must not get into the wheel.
     (tree / "modules" / "pkvm_driver" / "build-out").mkdir()
     (tree / "modules" / "pkvm_driver" / "build-out" / "pkvm_driver.ko").write_bytes(b"stale")

@@ -6,11 +6,14 @@ hyp_vectors:
         VECTOR_PANIC
         VECTOR_PANIC
         VECTOR_PANIC
-        VECTOR_PANIC            // current EL, SP_EL2
+        .balign 128             // current EL, SP_EL2: synchronous
+vector_hyp_sync:
+        b       panic_from_el2
         VECTOR_PANIC
         VECTOR_PANIC
         VECTOR_PANIC
         .balign 128             // lower EL, AArch64: synchronous
+vector_host_sync:
         stp     x0, x1, [sp, #-16]!
         b       host_exit
         VECTOR_INVALID

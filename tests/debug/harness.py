@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pkvm_emu.debug.debugger import Debugger
 from pkvm_emu.debug.flow import Act, Flow
+from pkvm_emu.debug.launch import lldb_commands
 from pkvm_emu.debug.packets.registry import Answer, Go
 from pkvm_emu.debug.session import Session
 from pkvm_emu.debug.stops import Resume, Stop
@@ -125,11 +126,8 @@ def run_gdb(port: int, commands: Sequence[str], directory: Path) -> str:
 
 def run_lldb(port: int, symbols: Path, commands: Sequence[str], directory: Path) -> str:
     """The same for lldb."""
-    files = sorted(symbols.glob("*.elf"))
-    lines = ["settings set target.load-script-from-symbol-file false"]
-    lines.append(f"target create --arch aarch64-unknown-none {symbols / 'machine.elf'}")
-    lines += [f"target modules add {path}" for path in files if path.name != "machine.elf"]
-    lines.append(f"process connect --plugin gdb-remote connect://127.0.0.1:{port}")
+    files = sorted(symbols.glob("*.elf"), key=lambda path: (path.name != "machine.elf", path.name))
+    lines = lldb_commands(f":{port}", [str(path) for path in files])
     script = directory / "commands.lldb"
     script.write_text("\n".join([*lines, *commands]) + "\n")
     return _run(["lldb", "--no-use-colors", "--batch", "-x", "-s", str(script)])

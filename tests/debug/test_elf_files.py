@@ -24,6 +24,7 @@ from pkvm_emu.debug.stops import Stop
 from pkvm_emu.elf.elements import SHF_ALLOC, SHF_WRITE, SHT_NOBITS, STB_LOCAL
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.firmware import image as firmware
+from pkvm_emu.hyp.vms import FIRMWARE_OFFSET
 from pkvm_emu.kernel.command_line import CommandLine
 from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.system import System, boot, choose_generation, run_boot
@@ -95,7 +96,9 @@ def test_the_code_in_a_file_is_that_of_the_guest(newest: System) -> None:
     with Harness(newest) as harness:
         for name, file in files(newest).items():
             for section in file.iter_sections():
-                if section["sh_flags"] & 4 and section["sh_type"] == "SHT_PROGBITS" and "init" not in section.name:
+                # What runs guests is placed with the first guest.
+                is_placed = "init" not in section.name and section.name != ".guests"
+                if section["sh_flags"] & 4 and section["sh_type"] == "SHT_PROGBITS" and is_placed:
                     data = section.data()
                     assert harness.debugger.memory.read(section["sh_addr"], min(len(data), 64)) == data[:64], (
                         name,
@@ -113,18 +116,24 @@ def test_ops_and_kernel_functions_are_symbols(system: System) -> None:
 
 
 def test_every_function_of_the_firmware_has_unwind_rules(newest: System) -> None:
-    for name, el in (("hypervisor.elf", 2), ("kernel", 1)):
+    guests = newest.hyp.entry("hyp_vectors") + FIRMWARE_OFFSET
+    for name, part, base in (
+        ("hypervisor.elf", "el2", newest.hyp.entry("hyp_vectors")),
+        ("hypervisor.elf", "guest", guests),
+        ("kernel", "el1", newest.kernel.entry("el1_vectors")),
+    ):
         file = next(file for path, file in files(newest).items() if path.startswith(name))
         covered = [
             (entry.header["initial_location"], entry.header["initial_location"] + entry.header["address_range"])
             for entry in file.get_dwarf_info().CFI_entries()
             if isinstance(entry, FDE)
         ]
-        image = firmware.load(f"el{el}")
-        base = newest.hyp.entry("hyp_vectors") if el == 2 else newest.kernel.entry("el1_vectors")
+        image = firmware.load(part)
         for label in function_labels(image):
             offset = image.symbols[label]
-            if offset >= image.text_size or label.startswith(("user_", "secondary", "hyp_vectors")):
+            is_guests_own = part == "guest" and offset >= image.symbols["guest_code"]
+            other = ("user_", "secondary", "guest_vectors", "guest_unexpected")
+            if offset >= image.text_size or is_guests_own or label.startswith(other):
                 continue
             assert any(start <= base + offset < end for start, end in covered), label
 

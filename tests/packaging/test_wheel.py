@@ -31,6 +31,12 @@ def test_firmware_and_type_information_are_inside(names: set[str]) -> None:
     assert {"pkvm_emu/firmware/images/el1.json", "pkvm_emu/firmware/images/el2.json", "pkvm_emu/py.typed"} <= names
 
 
+def test_the_sources_of_the_firmware_are_inside(names: set[str]) -> None:
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "firmware").rglob("*.S")}
+    assert "firmware/el2/vectors.S" in there
+    assert {f"pkvm_emu/{name}" for name in there} <= names
+
+
 def test_nothing_that_was_built_is_inside(names: set[str]) -> None:
     assert not [name for name in names if name.endswith((".ko", ".o", ".pyc")) or "build-out" in name]
     assert {name.split("/")[0].split("-")[0] for name in names} == {"pkvm_emu"}

@@ -120,26 +120,37 @@ def undefined(register: int) -> bytes:
 class FrameTable:
     """The contents of a ``.debug_frame`` section.
 
-    Two common entries: a function returns to x30; a handler returns to where the PC register's rule says.
+    Three common entries: a function returns to x30; a handler returns to where the PC register's rule says; an
+    interruption does so too, and its caller was about to execute the instruction there ("S").
     """
 
     def __init__(self) -> None:
         self.data = bytearray()
         same = b"".join(unchanged(register) for register in range(31))
-        self._function = self.common(1, -8, X30, cfa(REG_SP, 0) + same)
+        # lldb takes "unchanged" for "unknown" where a return address is concerned; it takes this.
+        self._function = self.common(1, -8, X30, cfa(REG_SP, 0) + same + in_register(X30, X30))
         self._handler = self.common(1, -8, REG_PC, cfa(REG_SP, 0) + same)
+        self._interruption = self.common(1, -8, REG_PC, cfa(REG_SP, 0) + same, b"zS")
 
-    def common(self, code_factor: int, data_factor: int, return_register: int, rules: bytes) -> int:
+    def common(
+        self, code_factor: int, data_factor: int, return_register: int, rules: bytes, augmentation: bytes = b""
+    ) -> int:
         """Add a common entry; its offset, for :meth:`add_raw`."""
         at = len(self.data)
-        # Version 4, no augmentation, 8-byte addresses, no segment.
-        head = b"\x04\x00\x08\x00" + uleb(code_factor) + sleb(data_factor) + uleb(return_register)
+        # Version 4, 8-byte addresses, no segment.
+        head = b"\x04" + augmentation + b"\x00\x08\x00" + uleb(code_factor) + sleb(data_factor) + uleb(return_register)
+        # The size of what an augmentation adds: nothing.
+        head += b"\x00" if augmentation else b""
         self._entry(_CIE_ID, head + rules)
         return at
 
     def add_raw(self, common: int, start: int, size: int, instructions: bytes) -> None:
         """Describe code by instructions that are encoded for a common entry."""
         self._entry(common, struct.pack("<QQ", start, size) + instructions)
+
+    def add_interruption(self, start: int, size: int, rules: bytes) -> None:
+        """Describe code that stands for an exception: its caller is what the exception interrupted."""
+        self._entry(self._interruption, struct.pack("<QQ", start, size) + b"\x00" + rules)
 
     def add(self, start: int, size: int, rules: list[tuple[int, bytes]], is_handler: bool = False) -> None:
         """Describe ``size`` bytes of code at ``start``: ``(offset, rules from there on)``, ascending."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pkvm_emu.arch.insn import ERET, RET
 from pkvm_emu.debug import cfi
 from pkvm_emu.debug.cfi import REG_PC, REG_SP, X30, FrameTable
-from pkvm_emu.debug.window import CALLER, EXCEPTION, OFFSET_MASK
+from pkvm_emu.debug.window import CALLER, EXCEPTION, OFFSET_MASK, PANIC, PANIC_PC, PANIC_SP
 
 #: Loads and stores of one or two X registers relative to SP, x0 or x29, as (mask, value): pre-indexed and post-indexed
 #: pairs, pairs and single stores at an offset.
@@ -33,8 +33,25 @@ def el2_frames(table: FrameTable, base: int, code: bytes, labels: Mapping[str, i
     after_push = cfi.saved_at(0, cfi.register_plus(REG_SP, 0)) + cfi.saved_at(1, cfi.register_plus(REG_SP, 8))
     table.add(base + vector, _VECTOR_SIZE, [(0, at_entry), (4, after_push)], is_handler=True)
     table.add(base + start, end - start, [(0, at_entry + after_push), *_host_path(words, start, end)], is_handler=True)
-    _functions(table, base, words, end, labels["text_end"])
+    _functions(table, base, words, end, labels["panic_common"])
+    _functions(table, base, words, labels["hyp_fault_load"], labels["text_end"])
+    _panic(table, base, labels)
     _python(table, base + labels["return_to_python"])
+
+
+def _panic(table: FrameTable, base: int, labels: Mapping[str, int]) -> None:
+    """Rules of the ways into a panic. What calls its code is the vector, and what that interrupted was about to execute an
+    instruction, which is the one at fault."""
+    interrupted = _from_exception(cfi.address(PANIC_SP), cfi.address(PANIC_PC))
+    interrupted += b"".join(cfi.saved_at(n, cfi.address(PANIC + 8 * n)) for n in range(X30 + 1))
+    vectors, taken = base + labels["hyp_vectors"], base + labels["vector_hyp_sync"]
+    table.add_interruption(taken, _VECTOR_SIZE, interrupted)
+    host = vectors + _SYNC_FROM_LOWER
+    for start, end in ((vectors, taken), (taken + _VECTOR_SIZE, host), (host + _VECTOR_SIZE, vectors + _VECTORS_SIZE)):
+        table.add(start, end - start, [(0, interrupted)], is_handler=True)
+    first, last = labels["panic_common"], labels["hyp_fault_load"]
+    # The vector's one instruction is a branch; what follows it is a return address as debuggers expect one.
+    table.add(base + first, last - first, [(0, cfi.value(REG_PC, cfi.address(taken + 8)))], is_handler=True)
 
 
 def el1_frames(table: FrameTable, base: int, code: bytes, labels: Mapping[str, int]) -> None:
@@ -44,6 +61,49 @@ def el1_frames(table: FrameTable, base: int, code: bytes, labels: Mapping[str, i
     table.add(base + first, _VECTORS_SIZE, [(0, rules)], is_handler=True)
     _functions(table, base, _words(code), labels["host_hvc"], labels["secondary_entry"])
     _python(table, base + labels["return_to_python"])
+
+
+def guest_frames(table: FrameTable, base: int, code: bytes, labels: Mapping[str, int]) -> None:
+    """Add the rules of the EL2 firmware that runs guests: all of it is one function, which a guest interrupts as a call does."""
+    words = _words(code)
+    start, end = labels["guest_enter"], labels["op_guest_load"]
+    entered: list[tuple[int, bytes]] = []
+    frame = _prologue(words, start, labels["guest_resume"], entered)
+    pushed, same = cfi.cfa(REG_SP, frame + 16), b"".join(cfi.unchanged(n) for n in range(19, X30 + 1))
+    saves = b"".join(rule for _, rule in entered)
+    rules = list(entered)
+    is_left = False
+    for offset in range(labels["guest_exit"], end, 4):
+        word = words[offset // 4]
+        if offset == labels["guest_exit"]:
+            rules.append((offset - start, saves + pushed))
+        elif word & _PAIR_MASK == _LDP_POST and word >> 5 & 31 == REG_SP:
+            is_left = offset > labels["guest_leave"]
+            rules.append((offset + 4 - start, cfi.cfa(REG_SP, 0) + same if is_left else saves))
+        elif word == RET and is_left:
+            rules.append((offset + 4 - start, saves))
+            is_left = False
+    table.add(base + start, end - start, rules)
+    table.add(base + labels["guest_vectors"] + _SYNC_FROM_LOWER, _VECTOR_SIZE, [(0, saves), (4, saves + pushed)])
+    _functions(table, base, words, end, labels["kcfi_guest_smc"])
+
+
+def _prologue(words: list[int], start: int, end: int, rules: list[tuple[int, bytes]]) -> int:
+    """Add the rules of a function's first instructions; the size of its frame."""
+    frame = 0
+    for offset in range(start, end, 4):
+        word = words[offset // 4]
+        rn, rt, rt2 = word >> 5 & 31, word & 31, word >> 10 & 31
+        pair_offset = ((word >> 15 & 0x7F ^ 0x40) - 0x40) * 8
+        if word & _PAIR_MASK == _STP_PRE and rn == REG_SP:
+            frame = -pair_offset
+            saves = cfi.cfa(REG_SP, frame) + cfi.saved(rt, -frame) + cfi.saved(rt2, 8 - frame)
+        elif word & _PAIR_MASK == _STP and rn == REG_SP and frame:
+            saves = cfi.saved(rt, pair_offset - frame) + cfi.saved(rt2, pair_offset + 8 - frame)
+        else:
+            continue
+        rules.append((offset + 4 - start, saves))
+    return frame
 
 
 def _words(code: bytes) -> list[int]:

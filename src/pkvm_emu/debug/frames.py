@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _MOST_FRAMES = 64
 _RECORD = 16
 _X29, _X30, _SP, _PC = 29, 30, 31, 33
+_EL2 = 2
 
 
 class Frame(NamedTuple):
@@ -59,8 +60,28 @@ class _Walk:
         self._callers = [registers for index, registers in debugger.control.callers if index == cpu]
         pc, fp, lr, sp, pstate = (debugger.registers.read(cpu, name) for name in ("pc", "x29", "x30", "sp", "cpsr"))
         at: _Registers | None = _Registers(pstate >> 2 & 3, pc, fp, lr, sp)
+        if self._is_panicking(at.el, pc):
+            # The panic's own code has no frame: what it interrupted comes next.
+            self.frames.append(Frame(2, pc, sp))
+            at = self._interrupted()
         while at is not None and len(self.frames) < _MOST_FRAMES:
             at = self._level(at)
+
+    def _is_panicking(self, el: int, pc: int) -> bool:
+        hyp = self._system.hyp
+        return el == _EL2 and hyp.entry("panic_common") <= pc < hyp.entry("hyp_fault_load")
+
+    def _interrupted(self) -> _Registers | None:
+        """What the panic interrupted: EL2, or the host where that made no call."""
+        interrupted = self._system.hyp.panic.interrupted
+        if self._debugger.registers.read(self._cpu, "SPSR_EL2") >> 2 & 3 != _EL2:
+            read = self._debugger.registers.read
+            fp, lr = (read(self._cpu, name) for name in ("x29", "x30"))
+            return self._host(fp, lr)
+        if interrupted is None:
+            return None
+        values = interrupted.registers
+        return _Registers(_EL2, values[32], values[_X29], values[_X30], values[31])
 
     def _level(self, at: _Registers) -> _Registers | None:
         """The frames of one stretch of calls; where the next one begins."""
@@ -116,10 +137,6 @@ class _Walk:
 
     def _before_exception(self, at: _Registers) -> _Registers | None:
         """Where EL1 was when it took the exception to EL2."""
-        read = self._debugger.registers.read
-        spsr, elr = read(self._cpu, "SPSR_EL2"), read(self._cpu, "ELR_EL2")
-        if spsr >> 2 & 3 >= 2:
-            return None
         hyp = self._system.hyp
         if hyp.entry("hyp_vectors") <= at.pc < hyp.entry("host_exit") + (0x4C):
             fp, lr = at.fp, at.lr
@@ -128,6 +145,18 @@ class _Walk:
             if len(saved) < _RECORD:
                 return None
             fp, lr = (int.from_bytes(saved[n : n + 8], "little") for n in (0, 8))
+        return self._host(fp, lr)
+
+    def _host(self, fp: int, lr: int) -> _Registers | None:
+        """The host at its exception, with two of its registers."""
+        read = self._debugger.registers.read
+        spsr, elr = read(self._cpu, "SPSR_EL2"), read(self._cpu, "ELR_EL2")
+        if spsr >> 2 & 3 >= _EL2:
+            interrupted = self._system.hyp.panic.interrupted
+            if interrupted is None:
+                return None
+            # EL2 has interrupted itself: this is what the registers held before.
+            spsr, elr = interrupted.spsr, interrupted.elr
         bank = "SP_EL1" if spsr & 1 else "SP_EL0"
         return _Registers(spsr >> 2 & 3, elr, fp, lr, read(self._cpu, bank))
 

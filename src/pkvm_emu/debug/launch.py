@@ -12,6 +12,8 @@ from pkvm_emu.errors import UsageError
 #: The programs that understand AArch64, the best first.
 GDB = ("gdb-multiarch", "aarch64-linux-gnu-gdb", "gdb")
 LLDB = ("lldb",)
+#: Where lldb is to go by our unwind rules from the first instruction on, and not by an analysis of its own.
+TRAP_HANDLERS = ("vector_host_sync", "vector_guest_sync", "vector_hyp_sync", "host_exit")
 
 
 def gdb_commands(address: str, sources: Sequence[tuple[str, str]] = ()) -> list[str]:
@@ -34,7 +36,12 @@ def lldb_commands(address: str, files: Sequence[str], sources: Sequence[tuple[st
         files: ELF files, linked at their addresses.
         sources: as for :func:`gdb_commands`.
     """
-    lines = ["settings set target.load-script-from-symbol-file false"]
+    lines = [
+        "settings set target.load-script-from-symbol-file false",
+        f"settings set target.trap-handler-names {' '.join(TRAP_HANDLERS)}",
+        # A step runs from branch to branch otherwise, and an HVC is none for lldb.
+        "settings set target.use-fast-stepping false",
+    ]
     first, *others = files
     lines += [f"target create --arch aarch64-unknown-none {_quoted(first)}"]
     lines += [f"target modules add {_quoted(path)}" for path in others]

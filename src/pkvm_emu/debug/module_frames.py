@@ -106,7 +106,8 @@ class ModuleFrames:
         elif augmentation:
             raise Unreadable(augmentation)
         found = _Common(code_factor, data_factor, augmentation=augmentation)
-        found.instructions = self._convert(data[at:end], found)
+        # Compilers leave out that x30 is at first where it was; for lldb that is "unknown" above an exception.
+        found.instructions = cfi.in_register(X30, X30) + self._convert(data[at:end], found)
         found.out = self.table.common(code_factor, data_factor, X30, found.instructions)
         return found
 

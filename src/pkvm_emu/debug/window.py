@@ -6,6 +6,7 @@ unwind rules can read memory only, so these values are served as memory, at addr
 
 * ``EXCEPTION + host context``: SP and then PC of EL1 at the exception that the CPU with this host context is in;
 * ``EXCEPTION``: the same for the CPU on the engine; ``EXCEPTION + 16``: those of an exception that EL1 took from itself;
+* ``PANIC + 8 * n``: x0..x30, SP and PC of what a panic interrupted: EL2 where it took an exception from itself, else the host;
 * ``CALLER + sp`` (its low 51 bits): return address, then PC, of the guest code that was in a service when Python called guest
   code with this SP.
 """
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 EXCEPTION = 0x00F0_0000_0000_0000
 CALLER = 0x00F8_0000_0000_0000
 OFFSET_MASK = (1 << 51) - 1
+#: No host context lies so low.
+PANIC = EXCEPTION + 0x200
+PANIC_SP, PANIC_PC = PANIC + 8 * 31, PANIC + 8 * 32
+_PANIC_END = PANIC_PC + 8
 _END = 0x0100_0000_0000_0000
 
 
@@ -51,6 +56,8 @@ class Window:
         offset = va & OFFSET_MASK
         if va >= CALLER:
             return self._caller(offset)
+        if PANIC <= va < _PANIC_END:
+            return self._panicked((va - PANIC) >> 3)
         if offset < 32:
             return self._exception(self._system.machine.current.index, 2 if offset < 16 else 1, offset >> 3 & 1)
         for cpu in self._system.machine.power.running:
@@ -63,16 +70,29 @@ class Window:
         machine = self._system.machine
         with machine.on_cpu(cpu):
             engine = machine.engine
-            spsr = engine.read_sysreg(f"SPSR_EL{target}")
+            spsr, elr = engine.read_sysreg(f"SPSR_EL{target}"), engine.read(f"elr_el{target}")
             if spsr >> 2 & 3 >= 2:
-                # EL2 interrupted itself: where EL1 was is lost.
-                return 0
+                interrupted = self._system.hyp.panic.interrupted
+                if interrupted is None:
+                    return 0
+                # EL2 has interrupted itself: this is what the registers held before.
+                spsr, elr = interrupted.spsr, interrupted.elr
             if word:
-                return engine.read(f"elr_el{target}")
+                return elr
             uses_sp_el1 = spsr & 1 and spsr >> 2 & 3 == 1
             if target == 1 and uses_sp_el1:
                 return engine.read("sp")
             return engine.read("sp_el1" if uses_sp_el1 else "sp_el0")
+
+    def _panicked(self, word: int) -> int:
+        """x0..x30, SP (31) or PC (32) of what a panic interrupted."""
+        machine = self._system.machine
+        interrupted = self._system.hyp.panic.interrupted
+        if machine.engine.read_sysreg("SPSR_EL2") >> 2 & 3 >= 2:
+            return 0 if interrupted is None else interrupted.registers[word]
+        if word >= 31:
+            return self._exception(machine.current.index, 2, word - 31)
+        return machine.engine.read(f"x{word}")
 
     def _caller(self, offset: int) -> int:
         for _, registers in reversed(self._control.callers):

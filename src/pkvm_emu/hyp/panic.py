@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pkvm_emu.arch.esr import Esr
 from pkvm_emu.errors import ModuleError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _EC_BRK, _EC_UNKNOWN, _EC_IABT, _EC_DABT, _EC_SHIFT = 0x3C, 0x00, 0x21, 0x25, 26
 _BUG_IMM = 0x800
 _CFI_BASE, _CFI_MASK = 0x8000, 0x3FF
-_EL_SHIFT = 2
+_EL_SHIFT, _EL2 = 2, 2
 _WNR = 1 << 6
 _PAGE_SIZE = 4096
 _KCFI_WORD_OF_NULL = (1 << 64) - 4
@@ -85,12 +85,27 @@ class HypPanic(ModuleError):
         self.reason = reason
 
 
+class Interrupted(NamedTuple):
+    """What EL2 was doing when it took an exception from itself, and where the host was.
+
+    Attributes:
+        registers: x0..x30, SP, PC of EL2.
+        elr: ELR_EL2 before that exception: where the host goes on.
+        spsr: SPSR_EL2 before it: the host's PSTATE.
+    """
+
+    registers: tuple[int, ...]
+    elr: int
+    spsr: int
+
+
 class PanicPath(State):
     """Serves the firmware's panic entries: finds a stack that works, lets the notifier run, reports, ends the run.
 
     Attributes:
         state: the registers of the panic that is under way, or None.
         reason: why the model began it, or None where module code did.
+        interrupted: what the first exception that EL2 took from itself interrupted, for those who look at it afterwards.
     """
 
     def __init__(self, hyp: Hypervisor) -> None:
@@ -100,6 +115,8 @@ class PanicPath(State):
         self._report: Callable[[PanicState, str], None] = lambda state, message: None
         self.state: PanicState | None = None
         self.reason: str | None = None
+        self.interrupted: Interrupted | None = None
+        hyp.machine.core.entry.before_nested = self._note_interrupted
         for label, function in (
             ("panic_from_el2", self._enter),
             ("panic_from_host", self._enter),
@@ -127,6 +144,12 @@ class PanicPath(State):
             return self._hyp.entry("hyp_bug")
         self._engine.write("x9", bug.address)
         return self._hyp.entry("hyp_fault_store" if bug.is_write else "hyp_fault_load")
+
+    def _note_interrupted(self) -> None:
+        spsr = self._engine.read_sysreg("SPSR_EL2")
+        if spsr >> _EL_SHIFT & 3 != _EL2:
+            *registers, elr = self._engine.batch(*[f"x{n}" for n in range(31)], "sp", "pc", "elr_el2").read()
+            self.interrupted = Interrupted(tuple(registers), elr, spsr)
 
     def _enter(self) -> int:
         engine, cpu = self._engine, self._hyp.cpu

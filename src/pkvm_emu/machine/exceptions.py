@@ -7,6 +7,7 @@ HPFAR_EL2 is already set by the engine for stage-2 faults.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pkvm_emu.machine.engine import INTNO_DABT, INTNO_PABT, Engine, RegisterBatch
@@ -56,6 +57,8 @@ class ExceptionEntry:
         }
         #: SCTLR_ELx.SPAN == 0 makes an entry to EL1 set PSTATE.PAN; kept current by the machine's set-up.
         self.sets_pan = {1: False, 2: False}
+        #: Called before EL2 takes an exception from itself, which overwrites where it came from.
+        self.before_nested: Callable[[], None] = lambda: None
 
     def take(self, target_el: int, intno: int, syndrome: int, fault_va: int, vector: int = VECTOR_SYNC) -> Taken:
         """Enter ``target_el`` (1 or 2).
@@ -75,6 +78,8 @@ class ExceptionEntry:
             syndrome &= ~_ISS_VALID_FIELDS
         elif ec == EC_BTI:
             syndrome |= _IL
+        if source_el == 2:
+            self.before_nested()
         if source_el < target_el:
             vector += _VECTOR_LOWER
         elif pstate & 1:
