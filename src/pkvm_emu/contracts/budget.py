@@ -26,5 +26,5 @@ class Budget(Checker):
         before = self._executed
         self._executed = before + instructions
         entry = self._monitor.entry
-        if before <= self._limit < self._executed and entry is not None and entry.kind != "core":
+        if before <= self._limit < self._executed and entry is not None:
             self.found("instruction-budget", f"{entry.name} executes more than {self._limit} instructions", pc)

@@ -93,7 +93,7 @@ class Borders:
         if kind == ExceptionClass.SMC64:
             return "smc", f"SMC {registers[0] & 0xFFFF_FFFF:#x}"
         if kind != ExceptionClass.HVC64:
-            return "trap", f"trap of the host ({taken.syndrome:#x})"
+            return "trap", self._trap(taken)
         number = (registers[0] & ~_HINT) - _HCALL_BASE
         core = self._system.hyp.traps.name_of(number)
         if core is not None:
@@ -103,3 +103,11 @@ class Borders:
                 if registered == number:
                     return "hypercall", f"hypercall {name} [{module.name}]"
         return "hypercall", f"hypercall {number}"
+
+    def _trap(self, taken: Taken) -> str:
+        kind = taken.syndrome >> _EC_SHIFT
+        if kind in (ExceptionClass.DABT_LOW, ExceptionClass.IABT_LOW):
+            ipa = (self._system.machine.engine.read_sysreg("HPFAR_EL2") >> 4 & (1 << 40) - 1) << 12
+            what = "fetch" if kind == ExceptionClass.IABT_LOW else "store" if taken.syndrome & 1 << 6 else "load"
+            return f"a stage-2 fault of the host ({what} in page {ipa:#x})"
+        return f"a trap of the host (syndrome {taken.syndrome:#x})"

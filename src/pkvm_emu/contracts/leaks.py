@@ -9,6 +9,7 @@ from pkvm_emu.hyp import layout
 from pkvm_emu.hyp.page_state import Component
 
 _RESULTS = 18
+_WORD = 8
 
 
 class LeakedAddresses(Checker):
@@ -18,7 +19,7 @@ class LeakedAddresses(Checker):
 
     def __init__(self, monitor: Monitor) -> None:
         super().__init__(monitor)
-        #: 8-byte stores of this call into memory of the host: the storing instruction by PA.
+        #: Aligned words that this call stored into memory of the host: the storing instruction by PA.
         self._stores: dict[int, int] = {}
 
     def entered(self, entry: Entry) -> None:
@@ -27,12 +28,14 @@ class LeakedAddresses(Checker):
 
     def access(self, pc: int, is_write: bool, pa: int, size: int) -> None:
         """What a store writes is looked at when EL2 returns."""
-        if is_write and size == 8 and self.system.hyp.ownership.owner_of(pa & ~0xFFF) is Component.HOST:
-            self._stores[pa] = pc
+        if is_write and size >= _WORD and self.system.hyp.ownership.owner_of(pa & ~0xFFF) is Component.HOST:
+            for word in range(pa + -pa % _WORD, pa + size - _WORD + 1, _WORD):
+                self._stores[word] = pc
 
     def left(self, entry: Entry, registers: tuple[int, ...]) -> None:
         """Results, and shared memory."""
-        if entry.kind in ("hypercall", "smc"):
+        # The hypervisor's own hypercalls do return addresses of EL2.
+        if entry.kind != "core":
             for number in range(_RESULTS):
                 value = registers[number]
                 if value != entry.registers[number] and self._is_of_el2(value):

@@ -16,6 +16,7 @@ from pkvm_emu.contracts.entries import Borders, Entry
 from pkvm_emu.contracts.findings import Finding, Record, in_words
 from pkvm_emu.contracts.rules import Group, Level, Selection
 from pkvm_emu.hyp import layout
+from pkvm_emu.machine.pagetable import PAGE_SIZE
 from pkvm_emu.machine.state import State, StateList
 
 if TYPE_CHECKING:
@@ -104,8 +105,25 @@ class Monitor(State):
     # What it hears
 
     def before_op(self, call: OpCall) -> ServiceResult:
-        """Answers nothing."""
+        """Answers nothing. What ``memset`` and ``memcpy`` are going to access is told as accesses of their caller."""
+        if self._selection.watches(Group.MEMORY):
+            if call.name == "memcpy":
+                self._tell_of_access(call, False, call.args[1], call.args[2])
+            if call.name in ("memcpy", "memset"):
+                self._tell_of_access(call, True, call.args[0], call.args[2])
         return None
+
+    def _tell_of_access(self, call: OpCall, is_write: bool, va: int, size: int) -> None:
+        end = va + size
+        while va < end:
+            piece = min(end, (va | PAGE_SIZE - 1) + 1) - va
+            pa = self._system.hyp.to_pa(va)
+            if pa is None or pa not in self._system.machine.ram:
+                # The op faults here.
+                return
+            for checker in self._checkers:
+                checker.access(call.caller, is_write, pa, piece)
+            va += piece
 
     def after_op(self, call: OpCall, result: ServiceResult) -> None:
         """Tell the checkers."""

@@ -144,6 +144,7 @@ class Engine:
         #: Called with the PC from which :meth:`start` runs: where a count or a stop ended the run before, that is inside a block.
         self.on_start: Callable[[int], None] | None = None
         self._hooks: dict[int, Any] = {}
+        self.observing: set[int] = set()  #: The hooks that can be taken away.
         #: Changes whenever cached translations may have become others than those of the page tables of before.
         self.translation_epoch = 0
         #: The physical windows of devices, ``(first, end)`` each.
@@ -327,9 +328,7 @@ class Engine:
         def callback(_handle: Any, pc: int, _size: int, _user: Any) -> None:
             handler(pc)
 
-        hook = self._hook(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(callback), begin=begin, end=end)
-        self.flush_code()
-        return hook
+        return self._observe(uc_const.UC_HOOK_CODE, _CODE_CALLBACK(callback), begin, end)
 
     def hook_memory(self, begin: int, end: int, handler: Callable[[bool, int, int], None]) -> int:
         """Call ``handler(is_write, pa, size)`` before each access that begins at a PA from ``begin`` to ``end`` (inclusive).
@@ -343,9 +342,7 @@ class Engine:
             return True
 
         kinds = uc_const.UC_HOOK_MEM_READ | uc_const.UC_HOOK_MEM_WRITE
-        hook = self._hook(kinds, _MEMORY_CALLBACK(callback), begin=begin, end=end)
-        self.flush_code()
-        return hook
+        return self._observe(kinds, _MEMORY_CALLBACK(callback), begin, end)
 
     def hook_blocks(self, handler: Callable[[int, int], None], begin: int = 1, end: int = 0) -> int:
         """Call ``handler(pc, size)`` at the start of each translated block (size in bytes), of a VA range or of all code."""
@@ -353,14 +350,13 @@ class Engine:
         def callback(_handle: Any, pc: int, size: int, _user: Any) -> None:
             handler(pc, size)
 
-        hook = self._hook(uc_const.UC_HOOK_BLOCK, _CODE_CALLBACK(callback), begin=begin, end=end)
-        self.flush_code()
-        return hook
+        return self._observe(uc_const.UC_HOOK_BLOCK, _CODE_CALLBACK(callback), begin, end)
 
     def unhook(self, hook: int) -> None:
         """Remove a hook."""
         uclib.uc_hook_del(self.handle, ctypes.c_size_t(hook))
         self._hooks.pop(hook, None)
+        self.observing.discard(hook)
         self.flush_code()
 
     def map_mmio(
@@ -411,6 +407,12 @@ class Engine:
         finally:
             self.unhook(hook)
         return found[0] if found else None
+
+    def _observe(self, kinds: int, function: Any, begin: int, end: int) -> int:
+        hook = self._hook(kinds, function, begin=begin, end=end)
+        self.observing.add(hook)
+        self.flush_code()
+        return hook
 
     def _hook(self, kind: int, function: Any, *extra: int, begin: int = 1, end: int = 0) -> int:
         hook = ctypes.c_size_t()

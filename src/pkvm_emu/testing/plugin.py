@@ -33,8 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marker."""
+    """The marker; what the options and the ini file say has to make sense."""
     config.addinivalue_line("markers", settings.MARKER_HELP)
+    settings.check(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

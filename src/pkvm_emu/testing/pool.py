@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pkvm_emu.errors import PkvmEmuError
 from pkvm_emu.testing.recipe import Recipe
+from pkvm_emu.testing.wiring import Registries, Wiring
 
 if TYPE_CHECKING:
     from pkvm_emu.elf.module_file import ModuleFile
@@ -19,50 +20,54 @@ if TYPE_CHECKING:
 
 _KEPT = 12
 _PAGE = 4096
-#: Attributes that a snapshot does not bring back, because they are how the parts are wired, and that a test may change.
-_WIRING = ("on_service", "on_exception", "instruction_budget", "event_budget", "repeat_limit")
+_TABLE_PA = (1 << 48) - _PAGE
+_LAST_LEVEL = 3
 
 
 @dataclass(slots=True)
 class _Booted:
     system: System
     snapshot: Snapshot
-    core: dict[str, Any] = field(default_factory=dict)
-    observers: tuple[Any, ...] = ()
-    smc_handlers: tuple[Any, ...] = ()
-    served: dict[str, Any] = field(default_factory=dict)
-    code: tuple[tuple[int, bytes], ...] = ()
+    wiring: Wiring
+    code: tuple[tuple[int, bytes], ...]
+    tables: tuple[tuple[int, bytes], ...]
 
     @classmethod
     def of(cls, system: System) -> _Booted:
+        ram = system.machine.ram
+        snapshot = system.snapshot()
         return cls(
             system,
-            system.snapshot(),
-            {name: getattr(system.machine.core, name) for name in _WIRING},
-            system.hyp.ops.observers,
-            system.hyp.el3.handlers,
-            system.kernel.symbols.provided,
-            tuple((pa, system.machine.ram.read(pa, size)) for pa, size in _code(system)),
+            snapshot,
+            Wiring(system),
+            tuple((pa, ram.read(pa, size)) for pa, size in _code(system)),
+            tuple((pa, ram.read(pa, _PAGE)) for pa in sorted(_tables(system))),
         )
 
     def reset(self) -> None:
         """Back to the end of the boot: machine, models, and what was hung on them from Python."""
-        system = self.system
-        # What the engine made of code goes back only where it was told of the change; a test may have written without telling.
-        ruined = any(system.machine.ram.read(pa, len(code)) != code for pa, code in self.code)
-        system.restore(self.snapshot)
-        if ruined:
-            system.machine.engine.flush_code()
-        core = system.machine.core
-        for name, value in self.core.items():
-            if getattr(core, name) is not value:
-                setattr(core, name, value)
-        if system.hyp.ops.observers != self.observers:
-            system.hyp.ops.observers = self.observers
-        if system.hyp.el3.handlers != self.smc_handlers:
-            system.hyp.el3.replace_handlers(self.smc_handlers)
-        if system.kernel.symbols.provided != self.served:
-            system.kernel.symbols.replace_provided(self.served)
+        machine = self.system.machine
+        # What the engine made of code and tables goes back only where it was told of the change; a test may not have told it.
+        code, tables = (
+            any(machine.ram.read(pa, len(was)) != was for pa, was in kept) for kept in (self.code, self.tables)
+        )
+        # Wiring comes first: what the test hung on the machine must not hear of this, let alone stop it.
+        self.wiring.put_back()
+        machine.core.depth = 0
+        self.system.restore(self.snapshot)
+        machine.snapshots.drop(_descendants(self.snapshot))
+        if tables:
+            machine.engine.flush_tlb()
+        if code:
+            machine.engine.flush_code()
+
+
+def _descendants(snapshot: Snapshot) -> list[Snapshot]:
+    """Snapshots that a test took: nobody goes back to them any more."""
+    found = list(snapshot.children)
+    for child in found:
+        found += child.children
+    return found
 
 
 def _code(system: System) -> Iterator[tuple[int, int]]:
@@ -75,6 +80,30 @@ def _code(system: System) -> Iterator[tuple[int, int]]:
         for va, (pa, order) in module.blocks.items():
             if any(region.va <= va < region.va + region.size for region in code):
                 yield pa, _PAGE << order
+
+
+def _tables(system: System) -> set[int]:
+    """PA of the page tables that the CPUs walk: stage 1 of both levels, and the host's stage 2."""
+    machine, host = system.machine, system.hyp.host.table
+    read = machine.engine.read_sysreg
+    spaces = (("TTBR0_EL2", "TCR_EL2", 0), ("TTBR0_EL1", "TCR_EL1", 0), ("TTBR1_EL1", "TCR_EL1", 16))
+    waiting = [(read(base) & _TABLE_PA, _start_level(read(control) >> shift & 0x3F)) for base, control, shift in spaces]
+    # Its root may be several pages.
+    waiting += [(host.root + _PAGE * page, host.start_level) for page in range(host.root_pages)]
+    found = set[int]()
+    while waiting:
+        pa, level = waiting.pop()
+        if pa in found or pa not in machine.ram:
+            continue
+        found.add(pa)
+        if level < _LAST_LEVEL:
+            entries = struct.unpack("<512Q", machine.ram.read(pa, _PAGE))
+            waiting += [(entry & _TABLE_PA, level + 1) for entry in entries if entry & 3 == 3]
+    return found
+
+
+def _start_level(size_offset: int) -> int:
+    return _LAST_LEVEL + 1 - (64 - size_offset - 12 + 8) // 9
 
 
 class SystemPool:
@@ -91,6 +120,7 @@ class SystemPool:
         self._prepare = prepare
         self._files: dict[tuple[object, ...], ModuleFile] = {}
         self._systems: OrderedDict[tuple[object, ...], _Booted] = OrderedDict()
+        self._registries = Registries()
         self.boots = 0
 
     def system(self, recipe: Recipe) -> System:
@@ -99,6 +129,7 @@ class SystemPool:
         Raises:
             PkvmEmuError: the boot ended the device, or the recipe cannot be made.
         """
+        self._registries.put_back()
         key = recipe.fingerprint
         booted = self._systems.get(key)
         if booted is not None:
@@ -106,8 +137,8 @@ class SystemPool:
             try:
                 booted.reset()
                 return booted.system
-            except PkvmEmuError:
-                # What cannot be brought back is not used again.
+            except Exception:
+                # A test can break any part of it; what cannot be brought back is not used again.
                 del self._systems[key]
         system = self.boot(recipe)
         self._systems[key] = _Booted.of(system)

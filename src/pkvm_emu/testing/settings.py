@@ -6,7 +6,7 @@ What a test says of itself (its marker) goes before the command line, that befor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,48 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("pkvm_cmdline", "kernel command line of tests that name none", default="")
     parser.addini("pkvm_dtb", "device tree of tests that name none", default="")
     parser.addini("pkvm_machine", "machine features of tests that name none", default="")
+
+
+def check(config: pytest.Config) -> None:
+    """Look at what was given before anything is collected; nothing is imported where nothing was.
+
+    Raises:
+        UsageError: (pytest's) a value that means nothing, in one line.
+    """
+    try:
+        for name in ("android", "contracts", "machine"):
+            given = choose(config, name)
+            if given:
+                _CHECKS[name](given)
+    except UsageError as error:
+        raise pytest.UsageError(f"--pkvm-{name}: {error}") from error
+    for name in ("module", "dtb"):
+        files = config.getoption(f"--pkvm-{name}") or []
+        for file in [files] if isinstance(files, str) else files:
+            if not any((place / file).exists() for place in (config.invocation_params.dir, config.rootpath)):
+                raise pytest.UsageError(f"--pkvm-{name}: {file} is not there")
+    least = config.getoption("--pkvm-cov-fail-under")
+    if least is not None and not 0 <= least <= 100:
+        raise pytest.UsageError(f"--pkvm-cov-fail-under: {least:g} is no percentage")
+
+
+def _check_contracts(words: str) -> None:
+    from pkvm_emu.contracts.rules import Selection
+
+    Selection.parse(words)
+
+
+def _check_machine(features: str) -> None:
+    from pkvm_emu.machine.profile import MachineProfile
+
+    MachineProfile.parse(features)
+
+
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    "android": generations,
+    "contracts": _check_contracts,
+    "machine": _check_machine,
+}
 
 
 def session_for(config: pytest.Config) -> TestSession:
