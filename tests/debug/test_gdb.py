@@ -242,3 +242,28 @@ def test_launch_starts_gdb_with_everything(pkvm_driver: Sample, tmp_path: Path) 
     done = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=120)
     assert re.search(rf"#0 .*{HANDLER} \(regs=", done.stdout)
     assert done.returncode == 0
+
+
+def test_a_state_of_an_earlier_call_is_loaded(module: Path, tmp_path: Path) -> None:
+    argument = "print ((unsigned long *)$x0)[1]"
+    commands = [
+        "break *" + HANDLER, "continue", "continue", argument, "print calls", "monitor snap save first", "continue", argument,
+        "monitor snap list", "monitor snap load first", "maint flush register-cache", "frame", argument, "print calls", "continue",
+        argument, "print calls", "set var $x9 = 5", "monitor snap load first", "delete", "continue",
+    ]  # fmt: skip
+    with Server(str(module), *CALLS) as server:
+        text = run_gdb(server.port, commands, tmp_path)
+        output, status = server.finish()
+    assert re.findall(r"^\$\d+ = (\d+)$", text, re.MULTILINE) == ["1", "1", "3", "1", "1", "3", "2"]
+    assert "(in a call that is not the present one)" in text
+    assert re.search(rf"^back at state 'first': EL2 \S*{HANDLER}", text, re.MULTILINE)
+    assert "were changed by hand since" in text
+    assert f"{HANDLER}:3,4 = SMCCC_RET_SUCCESS x1=0xa" in output
+    assert status == 0
+
+
+def test_without_history_a_state_of_another_call_is_refused(module: Path, tmp_path: Path) -> None:
+    commands = [f"break {HANDLER}", "continue", "monitor snap save", "continue", "monitor snap load", "kill"]
+    with Server(str(module), *CALLS, "--no-reverse") as server:
+        text = run_gdb(server.port, commands, tmp_path)
+    assert "in a call from Python that is not the present one, and no history is kept (--no-reverse)" in text

@@ -116,7 +116,10 @@ class Remote:
         if session.awaits_output:
             # The answer to a monitor command is what it found; the client knows of no stop.
             session.awaits_output = False
-            self._send(f"{stop.text}\n".encode().hex().encode() if stop.text else b"OK")
+            text, session.arrival = session.arrival or stop.text, ""
+            if text and not stop.text:
+                text = f"{text}: {self._debugger.describe_cpu(stop.cpu)}"
+            self._send(f"{text}\n".encode().hex().encode() if text else b"OK")
             return
         if stop.text and stop.kind is not StopKind.INTERRUPT:
             self._send(b"O" + f"{stop.text}\n".encode().hex().encode())

@@ -1,8 +1,9 @@
-"""States of a stopped run that are gone back to: memory, registers and journal, within one run from Python.
+"""States of a stopped run that are gone back to: memory, registers and journal.
 
 The Python functions on the stack stand at the same place for as long as the run loop that they wait for has not returned; so
-everything else can be put back to an earlier point of that run. A state of a run that has returned cannot: the
-function that was on the stack is gone.
+everything else can be put back to an earlier point of that run. Where it has returned, the functions that were on the stack are
+gone, and the way to the state is that of reverse execution: from the beginning of its act (the boot, a call), executing the
+same instructions again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pkvm_emu.debug.stops import Back, Request
 from pkvm_emu.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
-    """A state and the runs (outermost first) that were under way."""
+    """A state, the runs (outermost first) that were under way, and its index where a history is kept."""
 
     snapshot: Snapshot
     runs: tuple[int, ...]
@@ -49,31 +51,38 @@ class SavedStates:
         index = self.history.index if self.history is not None else 0
         self._states[name] = SavedState(snapshot, self._control.runs, place, mark, index)
 
-    def load(self, name: str) -> None:
+    def load(self, name: str) -> Request | None:
         """Go back to a state.
 
+        Returns:
+            None where the machine is there; else what the run has to do to come there.
+
         Raises:
-            UsageError: there is no such, or the run in which it was kept has returned, or has gone deeper.
+            UsageError: there is no such, or the way to it is gone.
         """
         state = self._states.get(name)
         if state is None:
             known = ", ".join(self._states) or "none"
             raise UsageError(f"no state {name!r} is kept (kept: {known})")
         if state.runs != self._control.runs:
-            raise UsageError(
-                f"state {name!r} was kept at {state.place}, in a call from Python that is not the present one"
-            )
+            return self._way_to(name, state)
         self._system.machine.snapshots.restore(state.snapshot, inside=True)
         self._control.forget()
         if self.history is not None and state.mark is not None:
             self.history.moved(state.mark)
+        return None
 
-    def index_of(self, name: str) -> int | None:
-        """Where in the history a state is that :meth:`load` cannot bring back, but the history can."""
-        state = self._states.get(name)
-        if state is None or state.mark is None or self.history is None or state.runs == self._control.runs:
-            return None
-        return state.index if self.history.mark().epoch == state.mark.epoch else None
+    def _way_to(self, name: str, state: SavedState) -> Request:
+        elsewhere = f"state {name!r} was kept at {state.place}, in a call from Python that is not the present one"
+        if self.history is None or state.mark is None:
+            raise UsageError(f"{elsewhere}, and no history is kept (--no-reverse)")
+        if state.mark.epoch != self.history.mark().epoch:
+            raise UsageError(
+                f"{elsewhere}, and registers or memory were changed by hand since: no run leads there again"
+            )
+        if state.index < self.history.first:
+            raise UsageError(f"{elsewhere}, at instruction {state.index}: the history begins at {self.history.first}")
+        return Request(Back.GOTO, index=state.index)
 
     def describe(self) -> str:
         """The states, one line each."""

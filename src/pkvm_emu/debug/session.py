@@ -60,6 +60,8 @@ class Session:
         self.armed: Request | None = None
         #: A monitor command lets the guest run: its answer is still to be given.
         self.awaits_output = False
+        #: What that answer begins with where the guest is elsewhere then.
+        self.arrival = ""
 
     def direct(self, resume: Resume) -> Resume:
         """How a packet lets the guest run: as it says, or back where a monitor command asked for that."""
