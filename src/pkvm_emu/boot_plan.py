@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pkvm_emu.abi.core_events import with_functions
 from pkvm_emu.abi.generation import Generation
 from pkvm_emu.choose import choose_generation
 from pkvm_emu.elf.module_file import ModuleFile
@@ -131,11 +132,10 @@ def plan_boot(
     tree, bootargs = _device_tree(image, dtb)
     boot_line = " ".join(part for part in (bootargs, image.command_line if image else "", cmdline) if part)
     notes = []
-    if image is not None and len(boot_line.encode()) >= MAX_LENGTH:
-        notes.append(
-            f"the command line ({len(boot_line.encode())} bytes) is cut at {MAX_LENGTH - 1}, as the kernel does it"
-        )
-        boot_line = boot_line.encode()[: MAX_LENGTH - 1].decode("utf-8", "ignore")
+    length = len(boot_line.encode("utf-8", "surrogateescape"))
+    if image is not None and length >= MAX_LENGTH:
+        notes.append(f"the command line ({length} bytes) is cut at {MAX_LENGTH - 1}, as the kernel does it")
+        boot_line = boot_line.encode("utf-8", "surrogateescape")[: MAX_LENGTH - 1].decode("utf-8", "ignore")
     line = CommandLine(boot_line)
     choose_generation(android, files)
     files = loading_order(files)
@@ -157,6 +157,9 @@ def plan_boot(
         boot_line,
         notes,
     )
+    if any(file.has_patchable_functions for file in plan.protected_files):
+        # Such a module was built for a kernel with CONFIG_PKVM_FTRACE.
+        plan.generation = with_functions(plan.generation)
     config = image.bootconfig if image is not None else None
     if config is not None and plan.uses_bootconfig:
         always = plan.generation.kernel < _SPARING_QUOTES

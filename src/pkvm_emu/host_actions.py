@@ -69,6 +69,16 @@ class HostActions:
 
         load_smc_file(path, self.hyp.el3, self.machine.ram)
 
+    def add_kernel_symbols(self, path: str | Path) -> None:
+        """Serve kernel symbols from a Python file, in this system only: its ``@kernel_symbol`` and ``@kernel_variable`` functions.
+
+        Raises:
+            UsageError: the file cannot be read or fails; the text has the line.
+        """
+        from pkvm_emu.kernel.user_symbols import load_symbol_file
+
+        load_symbol_file(path, self.kernel)
+
     def load(self, module: ModuleSource, parameters: Sequence[tuple[str, str | None]] = ()) -> LoadedModule:
         """Load a module, as ``insmod FILE name=value ...`` does.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from pkvm_emu.abi.core_events import has_functions, with_functions
 from pkvm_emu.abi.generation import EVENTS_SECTION, PRINTK_SECTION, Generation
 from pkvm_emu.boot_flow import run_plan
 from pkvm_emu.boot_plan import given_modules, open_initramfs, plan_boot
@@ -94,11 +95,9 @@ class System(HostActions, Observations):
 
     def __init__(self, gen: Generation, command_line: CommandLine, profile: MachineProfile) -> None:
         register_hyp()
-        traces_functions = "hyp_ftrace_filter" in command_line
-        if traces_functions:
-            from pkvm_emu.abi.core_events import with_functions
-
+        if "hyp_ftrace_filter" in command_line:
             gen = with_functions(gen)
+        traces_functions = has_functions(gen)
         self.machine = Machine(profile)
         self.devices = StandardDevices(self.machine)
         self.kernel = Kernel(self.machine, gen, command_line)
@@ -249,6 +248,9 @@ def boot(
     prepare: Callable[[System], None] | None = None,
     el3: str | None = None,
     smc: Sequence[str | Path] = (),
+    kernel: Sequence[str | Path] = (),
+    ramdisks: Sequence[str] = (),
+    max_insns: int | None = None,
 ) -> System:
     """Boot a system with ``modules`` as its protected modules.
 
@@ -275,12 +277,15 @@ def boot(
         prepare: called with the system before it boots, to hang something on it.
         el3: the firmware, ``bare`` or ``full``; None: as the profile of the machine says.
         smc: answers of vendor SMCs, as for :meth:`System.add_smc`.
+        kernel: Python files that serve kernel symbols, as for :meth:`System.add_kernel_symbols`.
+        ramdisks: which ramdisks of a ``vendor_boot.img`` are unpacked, by name or type; none: all but the recovery's.
+        max_insns: the run stops when that many instructions were executed.
 
     Returns:
         The booted system. A module that fails does not raise here: the boot goes on, insecure, as on a device, and
         ``boot_report`` says why. What ends a device (a hypervisor panic, an oops) does raise.
     """
-    image = open_initramfs(initramfs)
+    image = open_initramfs(initramfs, ramdisks)
     files, names = given_modules(modules, image)
     plan = plan_boot(android, files, cmdline, names=names, image=image, dtb=dtb, load_modules=load_modules)
     machine = choose_profile(profile or MachineProfile(), plan.protected_files if image else files)
@@ -291,8 +296,11 @@ def boot(
     system.kernel.stubs_missing = stub_missing
     system.kernel.ignores_versions = ignore_versions
     system.add_models(mmio)
+    for path in kernel:
+        system.add_kernel_symbols(path)
     for path in smc:
         system.add_smc(path)
+    system.machine.core.instruction_budget = max_insns
     if timeline:
         system.record_timeline()
     if contracts is not None:

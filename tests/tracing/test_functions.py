@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+import pkvm_emu
 from pkvm_emu.arch.insn import NOP, branch_target
 from pkvm_emu.kernel.fs import FsError
 from pkvm_emu.kernel.tracing.functions import matches
 
+FILES = "/sys/kernel/tracing/hypervisor"
 ON = "hyp_ftrace_filter= hyp_event=func,func_ret"
 NESTED = """
 static volatile u64 sink;
@@ -194,3 +196,16 @@ def test_a_snapshot_in_a_traced_system_goes_back(c_module, plain, config: dict[s
 )
 def test_patterns_are_those_of_the_kernel(pattern: str, name: str, expected: bool) -> None:
     assert matches(pattern, name) is expected
+
+
+def test_a_module_built_for_function_tracing_brings_the_files_along(c_module) -> None:
+    plain = pkvm_emu.boot("16", [c_module(el2=NESTED, name="nested")])
+    assert "set_ftrace_filter" not in plain.fs.list(FILES)
+    system = pkvm_emu.boot("16", [c_module(el2=NESTED, name="nested", config={"PKVM_FTRACE": "y"})])
+    system.fs.write(f"{FILES}/set_ftrace_notrace", "*\n")
+    system.fs.write(f"{FILES}/set_ftrace_filter", "*hyp_call\n")
+    assert system.fs.read(f"{FILES}/set_ftrace_filter") == "__kvm_nvhe_hyp_call\n"
+    system.fs.write(f"{FILES}/events/hypervisor/func/enable", "1\n")
+    system.fs.write(f"{FILES}/tracing_on", "1\n")
+    system.call("hyp_call", 1)
+    assert [line.split()[3] for line in system.trace_pipe.read().splitlines()] == ["__kvm_nvhe_hyp_call"]

@@ -74,11 +74,18 @@ CORE_EVENTS["func_ret"] = _function_event("%ps", "ip")
 FUNCTION_EVENTS = ("func", "func_ret")
 
 
+def has_functions(generation: Generation) -> bool:
+    """Whether its kernel has CONFIG_PKVM_FTRACE."""
+    return set(FUNCTION_EVENTS) <= set(generation.tracing.core_events)
+
+
 def with_functions(generation: Generation) -> Generation:
     """A generation as its kernel is with CONFIG_PKVM_FTRACE: ``func`` and ``func_ret`` are among the events.
 
     The linker sorts by name, so the ids of most events of the core, and of all module events, are two higher.
     """
+    if has_functions(generation):
+        return generation
     changed = copy(generation)
     names = tuple(sorted((*generation.tracing.core_events, *FUNCTION_EVENTS)))
     object.__setattr__(changed, "tracing", replace(generation.tracing, core_events=names))

@@ -1,4 +1,4 @@
-"""Options of ``run`` about what a module does wrong, or would: contracts, failure injection, the sweep."""
+"""Options of ``run`` and ``shell`` about what a module does wrong, or would: contracts, failure injection, the sweep."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ if TYPE_CHECKING:
 
 def add_check_options(parser: argparse.ArgumentParser) -> None:
     """``--contracts``, ``--inject``, ``--sweep``."""
+    add_watch_options(parser, "ops")
     parser.add_argument(
-        "--contracts",
-        metavar="WORDS",
-        default="ops",
-        help="what to watch: ops (default), memory (every load and store too), off, budget=N, NAME=error|warning|off",
+        "--sweep", action="store_true", help="run once for each call of an op, which fails that time: crashes and leaks"
     )
+
+
+def add_watch_options(parser: argparse.ArgumentParser, watched: str) -> None:
+    """``--contracts``, by default ``watched``, and ``--inject``."""
+    words = ("ops", "memory (every load and store too)", "off", "budget=N", "NAME=error|warning|off")
+    named = ", ".join(f"{word} (default)" if word == watched else word for word in words)
+    parser.add_argument("--contracts", metavar="WORDS", default=watched, help=f"what to watch: {named}")
     parser.add_argument(
         "--inject",
         metavar="OP=N:ERRNO",
         action="append",
         default=[],
         help="let the N-th call (* for each) of an op fail (repeatable)",
-    )
-    parser.add_argument(
-        "--sweep", action="store_true", help="run once for each call of an op, which fails that time: crashes and leaks"
     )
 
 

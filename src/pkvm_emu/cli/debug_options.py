@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from pkvm_emu.cli.boot_options import add_boot_options, read_boot_plan, refuse_nothing_to_run
-from pkvm_emu.cli.el3_options import add_el3_options, load_smc_files
+from pkvm_emu.cli.boot_options import read_boot_plan, refuse_nothing_to_run
+from pkvm_emu.cli.system_options import add_system_options, make_system, read_profile
 from pkvm_emu.errors import ModuleError, UsageError
 
 if TYPE_CHECKING:
@@ -18,44 +18,13 @@ if TYPE_CHECKING:
 
 def add_debug_options(parser: argparse.ArgumentParser) -> None:
     """What to boot and call, and where to stop first."""
-    parser.add_argument(
-        "modules",
-        metavar="MODULE",
-        nargs="*",
-        help="a .ko, a source directory, two objects, or the name of a module in the initramfs; name=value sets a parameter",
-    )
-    parser.add_argument("--android", metavar="N", help="generation: 14, 15, 16 (default: as the module was built)")
-    parser.add_argument("--system", choices=("kbuild", "bazel"), help="which tree of a source directory to build")
-    parser.add_argument("--cmdline", metavar="TEXT", default="", help="kernel command line")
+    add_system_options(parser)
     parser.add_argument(
         "--call",
         metavar="NAME[:ARG,...]",
         action="append",
         default=[],
         help="call a hypercall after the boot (repeatable; `monitor call` does the same later)",
-    )
-    parser.add_argument("--machine", metavar="FEATURES", default="", help="e.g. nvhe,nopauth,lpa2")
-    parser.add_argument("--ram", metavar="MIB", type=int, default=1024, help="RAM in MiB (default 1024)")
-    parser.add_argument("--smp", metavar="N", type=int, default=1, help="number of CPUs, 1 to 8 (default 1)")
-    parser.add_argument(
-        "--continue-on-init-failure", action="store_true", help="a failing EL2 init fails the load and does not panic"
-    )
-    parser.add_argument(
-        "--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols"
-    )
-    add_boot_options(parser)
-    add_el3_options(parser)
-    parser.add_argument(
-        "--dtb",
-        metavar="FILE",
-        help="device tree, .dtb or .dts, number of one in the images, or none (default: the images' first, else made up)",
-    )
-    parser.add_argument(
-        "--mmio",
-        metavar="ADDR:SIZE=MODEL",
-        action="append",
-        default=[],
-        help="model of a device: FILE.py[:CLASS] or a shipped one; without ADDR:SIZE= at the nodes it is compatible with",
     )
     parser.add_argument(
         "--stop-at",
@@ -70,32 +39,17 @@ def add_debug_options(parser: argparse.ArgumentParser) -> None:
 
 def prepare(arguments: argparse.Namespace) -> tuple[System, list[Act]]:
     """The system, not booted yet, and what it is to do."""
-    from dataclasses import replace
-
     from pkvm_emu.boot_flow import run_plan
-    from pkvm_emu.cli.inputs import load_user_symbols
     from pkvm_emu.cli.run import parse_call
     from pkvm_emu.debug.flow import Act
-    from pkvm_emu.machine.profile import MachineProfile
-    from pkvm_emu.system import System, choose_profile
+    from pkvm_emu.system import choose_profile
 
     calls = [parse_call(text) for text in arguments.call]
-    profile = replace(
-        MachineProfile.parse(arguments.machine),
-        ram_size=arguments.ram << 20,
-        cpus=arguments.smp,
-        el3=arguments.el3,
-    )
+    profile = read_profile(arguments)
     plan = read_boot_plan(arguments, arguments.modules, arguments.system)
     profile = choose_profile(profile, plan.protected_files or plan.files)
     refuse_nothing_to_run(plan)
-    system = System(plan.generation, plan.command_line, profile)
-    system.kernel.continues_on_init_failure = arguments.continue_on_init_failure
-    system.kernel.ignores_versions = arguments.ignore_versions
-    system.add_models(arguments.mmio)
-    for path in arguments.kernel:
-        load_user_symbols(path, system)
-    load_smc_files(system, arguments.smc)
+    system = make_system(arguments, plan, profile)
 
     def boot() -> None:
         run_plan(system, plan)

@@ -13,7 +13,6 @@ from pkvm_emu.errors import UsageError
 
 if TYPE_CHECKING:
     from pkvm_emu.kernel.initramfs.module_directory import ModuleDirectory
-    from pkvm_emu.system import System
 
 _BUILD_FILES = ("Makefile", "Kbuild", "BUILD.bazel", "BUILD")
 
@@ -105,26 +104,6 @@ def el2_exporters_beside(given: list[GivenModule]) -> list[tuple[GivenModule, Gi
 
 def _normal(name: str) -> str:
     return name.replace("-", "_")
-
-
-def load_user_symbols(path: str, system: System) -> None:
-    """Run a user's Python file; the kernel symbols it registers are served in this system.
-
-    Raises:
-        UsageError: the file cannot be read or fails.
-    """
-    import runpy
-
-    from pkvm_emu.kernel import registry
-
-    before = dict(registry.FUNCTIONS)
-    try:
-        runpy.run_path(path)
-    except Exception as error:
-        raise UsageError(f"--kernel {path}: {type(error).__name__}: {error}") from error
-    for name, function in registry.FUNCTIONS.items():
-        if before.get(name) is not function:
-            system.kernel.symbols.provide(name, function.function, function.runs_guest)
 
 
 def _build(directory: Path, android: str | None, system: str | None) -> GivenModule:

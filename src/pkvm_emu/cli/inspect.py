@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -46,7 +47,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return 0
     from pkvm_emu.inspect.text import TextReport
 
-    is_terminal = sys.stdout.isatty()
+    is_terminal = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     reports = [
         TextReport(inspection, arguments.verbose, lambda text: f"{_BOLD}{text}{_PLAIN}" if is_terminal else text).text()
         for inspection in found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from pkvm_emu import __version__
-from pkvm_emu.errors import PkvmEmuError
+from pkvm_emu.errors import PkvmEmuError, UsageError
 
 #: Subcommand, module, one line of help. The module has ``configure(parser)`` and ``execute(arguments) -> int``.
 COMMANDS = (
@@ -26,6 +27,8 @@ COMMANDS = (
 )
 
 EXIT_OK, EXIT_MODULE, EXIT_USAGE, EXIT_EMULATOR = 0, 1, 2, 3
+#: So much of an argument is quoted in a message.
+_LONGEST_WORD = 200
 _EPILOG = "exit codes: 0 fine, 1 the module failed, 2 wrong usage or input, 3 the emulator failed"
 
 
@@ -47,12 +50,28 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """The arguments; modules and their parameters may stand between and behind options."""
+    parsed, others = parser.parse_known_args(words)
+    if others:
+        if any(word.startswith("-") for word in others) or not isinstance(getattr(parsed, "modules", None), list):
+            text = " ".join(map(_shortened, others))
+            raise UsageError(f"unrecognized arguments: {text} (see pkvm-emu {parsed.command} --help)")
+        parsed.modules.extend(others)
+    return parsed
+
+
+def _shortened(word: str) -> str:
+    shown = word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}..."
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never lets an error escape as a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), "")
     try:
-        parsed = build_parser(command).parse_args(words)
+        parsed = _parse(build_parser(command), words)
         module = next(module for name, module, _ in COMMANDS if name == parsed.command)
         return int(importlib.import_module(module).execute(parsed))
     except PkvmEmuError as error:
@@ -66,6 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("pkvm-emu: interrupted\n")
         return EXIT_MODULE
+    except OSError as error:
+        if error.filename is not None:
+            sys.stderr.write(f"pkvm-emu: {_shortened(os.fsdecode(error.filename))}: {error.strerror}\n")
+            return EXIT_USAGE
+        # The disk is full, for example. What is buffered would fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stderr.write(f"pkvm-emu: the output cannot be written: {error.strerror or error}\n")
+        return EXIT_USAGE
     except Exception as error:
         if os.environ.get("PKVM_EMU_TRACEBACK"):
             raise
@@ -78,6 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
+    # A caller may have closed them (`>&-`): what is written there is not wanted.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (it lives as long as the process)
+    # What the locale has no character for.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())
 
 

@@ -31,6 +31,8 @@ def begin(arguments: argparse.Namespace, system: System) -> None:
     """
     if arguments.timeline is None and arguments.html is None:
         return
+    if arguments.timeline == arguments.html:
+        raise UsageError(f"--timeline and --html {arguments.html}: one file cannot hold both")
     for option, path in (("--timeline", arguments.timeline), ("--html", arguments.html)):
         if path is not None:
             try:

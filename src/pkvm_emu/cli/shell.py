@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pkvm_emu.cli import recording
-from pkvm_emu.cli.boot_options import add_boot_options, read_boot_plan
-from pkvm_emu.cli.el3_options import add_el3_options, load_smc_files
+from pkvm_emu.cli import check_options, recording
+from pkvm_emu.cli.boot_options import read_boot_plan
+from pkvm_emu.cli.system_options import add_budget_option, add_system_options, make_system, read_profile
 from pkvm_emu.errors import EmulatorError, ModuleError, PkvmEmuError, UsageError
 
 if TYPE_CHECKING:
@@ -24,65 +24,26 @@ _PROMPT, _CONTINUATION = "/ # ", "> "
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of ``shell``."""
-    parser.add_argument(
-        "modules", metavar="MODULE", nargs="*", help="a .ko or a source directory; name=value sets a parameter"
-    )
-    parser.add_argument("--android", metavar="N", help="generation: 14, 15, 16 (default: as the module was built)")
-    parser.add_argument("--cmdline", metavar="TEXT", default="", help="kernel command line")
-    parser.add_argument("--machine", metavar="FEATURES", default="", help="e.g. nvhe,nopauth,lpa2")
-    parser.add_argument("--ram", metavar="MIB", type=int, default=1024, help="RAM in MiB (default 1024)")
-    parser.add_argument(
-        "--continue-on-init-failure", action="store_true", help="a failing EL2 init fails the load and does not panic"
-    )
-    parser.add_argument("--smp", metavar="N", type=int, default=1, help="number of CPUs, 1 to 8 (default 1)")
-    add_boot_options(parser)
-    parser.add_argument(
-        "--dtb",
-        metavar="FILE",
-        help="device tree, .dtb or .dts, number of one in the images, or none (default: the images' first, else made up)",
-    )
-    parser.add_argument(
-        "--kernel", metavar="FILE", action="append", default=[], help="Python that serves kernel symbols"
-    )
-    add_el3_options(parser)
+    add_system_options(parser)
+    add_budget_option(parser)
+    check_options.add_watch_options(parser, "off")
     recording.configure(parser)
-    parser.add_argument(
-        "--mmio",
-        metavar="ADDR:SIZE=MODEL",
-        action="append",
-        default=[],
-        help="model of a device: FILE.py[:CLASS] or a shipped one; without ADDR:SIZE= at the nodes it is compatible with",
-    )
     parser.add_argument("--script", metavar="FILE", help="run this script and end with its status; - is standard input")
     parser.add_argument("--console", action="store_true", help="print the kernel log on standard error as it comes")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Boot, then run the script or read lines; the status is the script's, or 1 when the system dies."""
-    from dataclasses import replace
-
     from pkvm_emu.boot_flow import run_plan
-    from pkvm_emu.cli.inputs import load_user_symbols
-    from pkvm_emu.machine.profile import MachineProfile
     from pkvm_emu.shell.session import Session
-    from pkvm_emu.system import System, choose_profile
+    from pkvm_emu.system import choose_profile
 
     script = _read_script(arguments.script)
-    profile = replace(
-        MachineProfile.parse(arguments.machine),
-        ram_size=arguments.ram << 20,
-        cpus=arguments.smp,
-        el3=arguments.el3,
-    )
-    plan = read_boot_plan(arguments, arguments.modules)
+    profile = read_profile(arguments)
+    plan = read_boot_plan(arguments, arguments.modules, arguments.system)
     profile = choose_profile(profile, plan.protected_files or plan.files)
-    system = System(plan.generation, plan.command_line, profile)
-    system.kernel.continues_on_init_failure = arguments.continue_on_init_failure
-    system.kernel.ignores_versions = arguments.ignore_versions
-    for path in arguments.kernel:
-        load_user_symbols(path, system)
-    system.add_models(arguments.mmio)
-    load_smc_files(system, arguments.smc)
+    system = make_system(arguments, plan, profile)
+    check_options.begin(arguments, system)
     recording.begin(arguments, system)
     console = Console(system) if arguments.console else None
     failure: PkvmEmuError | None = None
@@ -93,7 +54,7 @@ def execute(arguments: argparse.Namespace) -> int:
                 _write_error(f"pkvm-emu: boot: {outcome.reason}\n".encode())
         session = Session(system, _write_output, _write_error, plan.files)
         try:
-            return session.run(script) if script is not None else _converse(session)
+            status = session.run(script) if script is not None else _converse(session)
         finally:
             session.close()
     except (ModuleError, EmulatorError) as error:
@@ -103,6 +64,9 @@ def execute(arguments: argparse.Namespace) -> int:
         raise
     finally:
         recording.finish(arguments, system, failure)
+        for finding in system.contracts.findings if system.contracts is not None else ():
+            _write_error(f"pkvm-emu: {finding}\n".encode())
+    return status or int(system.contracts is not None and bool(system.contracts.errors))
 
 
 class Console:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pkvm_emu.devices.model import Model
 from pkvm_emu.devices.models import SHIPPED, shipped
 from pkvm_emu.errors import UsageError
+from pkvm_emu.user_code import run_user_file
 
 _SPEC = re.compile(r"^(?P<base>[^:=]+):(?P<size>[^:=]+)=(?P<model>.+)$")
 _UNITS = {"k": 10, "m": 20}
@@ -82,22 +83,11 @@ def _one(spec: str, which: str) -> type[Model]:
 
 def _classes(spec: str, which: str) -> list[type[Model]]:
     """The models that a file defines; the one of that name where one is named."""
-    import runpy
-    import traceback
-
     path, _, name = which.partition(":")
     if not Path(path).is_file():
         raise UsageError(f"--mmio {spec}: there is no file {path}")
-    try:
-        # A name of its own, so that ``isinstance`` and pickles of two files do not meet.
-        namespace = runpy.run_path(path, run_name=f"pkvm_emu_mmio_{Path(path).stem}")
-    except Exception as error:
-        line = next(
-            (one.lineno for one in reversed(traceback.extract_tb(error.__traceback__)) if one.filename == path), 0
-        )
-        if isinstance(error, SyntaxError) and error.filename == path:
-            line = error.lineno
-        raise UsageError(f"--mmio {path}:{line or 1}: {type(error).__name__}: {error}") from error
+    # A name of its own, so that ``isinstance`` and pickles of two files do not meet.
+    namespace = run_user_file("--mmio", path, f"pkvm_emu_mmio_{Path(path).stem}")
     found = [
         value
         for value in namespace.values()

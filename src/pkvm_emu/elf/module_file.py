@@ -36,6 +36,7 @@ HYP_MAPPED_SECTIONS = {
 
 _VERSION_ENTRY = struct.Struct("<Q56s")
 _INSTRUCTION_SIZE = 4
+_POINTER_SIZE = 8
 
 
 class SymbolUse(NamedTuple):
@@ -196,6 +197,12 @@ class ModuleFile:
         """True when there is EL2 code. Size decides: every GKI module has empty or 1-byte ``.hyp.*`` sections."""
         text = self.section(".hyp.text")
         return text is not None and text.is_alloc and text.size >= _INSTRUCTION_SIZE
+
+    @property
+    def has_patchable_functions(self) -> bool:
+        """Its EL2 functions begin with NOPs for function tracing (CONFIG_PKVM_FTRACE), and a table says where they are."""
+        table = self.section(".hyp.patchable_function_entries")
+        return self.has_el2 and table is not None and table.size >= _POINTER_SIZE
 
     @cached_property
     def hyp_sections(self) -> list[Section]:

@@ -14,7 +14,6 @@ is called once with the :class:`~pkvm_emu.hyp.el3.El3Firmware`.
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pkvm_emu.arch.smccc import MASK64, SVE_HINT, call_name
 from pkvm_emu.errors import PkvmEmuError, UsageError
+from pkvm_emu.user_code import one_line, run_user_file
 
 if TYPE_CHECKING:
     from pkvm_emu.hyp.el3 import El3Firmware
@@ -114,9 +114,8 @@ def load_calls(path: str | Path, el3: El3Firmware, ram: GuestRam) -> None:
         UsageError: it cannot be read, fails, or registers nothing.
     """
     del _REGISTERED[:]
+    setup = run_user_file("--smc", path).get("setup")
     try:
-        names = runpy.run_path(str(path))
-        setup = names.get("setup")
         if callable(setup):
             setup(el3)
     except PkvmEmuError:
@@ -153,8 +152,3 @@ def _run(function: Callable[[SmcCall], Any], call: SmcCall, path: str | Path) ->
     if values is None or len(values) > _MOST_RESULTS or not all(isinstance(value, int) for value in values):
         raise UsageError(f"{where} returned {answer!r}: wanted x0, a tuple of registers, or None")
     return tuple(value & MASK64 for value in values)
-
-
-def one_line(error: BaseException) -> str:
-    """The text of an error without line breaks."""
-    return " ".join(str(error).split())

@@ -30,10 +30,9 @@ class CommandLine:
     """
 
     def __init__(self, text: str = "", extra: str = "", init_arguments: str = "") -> None:
-        if len(text.encode()) >= MAX_LENGTH:
-            raise UsageError(
-                f"the kernel command line has {len(text.encode())} bytes; the kernel takes {MAX_LENGTH - 1}"
-            )
+        length = len(text.encode("utf-8", "surrogateescape"))
+        if length >= MAX_LENGTH:
+            raise UsageError(f"the kernel command line has {length} bytes; the kernel takes {MAX_LENGTH - 1}")
         separator = " " if " -- " in f" {text} " else " -- "
         self.text = " ".join(part for part in (extra, text) if part)
         if init_arguments:

@@ -40,6 +40,7 @@ class KernelSymbols(State):
         self._kernel = kernel
         #: Functions served in this kernel only; they come before those of the registry.
         self._own: dict[str, registry.KernelFunction] = {}
+        self._own_variables: dict[str, registry.KernelVariable] = {}
         self._image = kernel.memory.layout.kimage_vaddr
         self.next_stub = self._image + layout.IMAGE_STUBS
         self.next_data = self._image + layout.IMAGE_DATA
@@ -56,7 +57,7 @@ class KernelSymbols(State):
 
     def serves(self, name: str) -> bool:
         """Whether there is Python behind ``name``."""
-        return bool(name in self._own or registry.find_function(name) or registry.find_variable(name))
+        return self._function(name) is not None or self._variable(name) is not None
 
     def companion(self, name: str, depends: Sequence[str] = ()) -> str | None:
         """The module that ``name`` comes from on a device, where Python serves it in that module's place.
@@ -65,7 +66,7 @@ class KernelSymbols(State):
             name: the symbol.
             depends: what the importing module says it depends on: the one of several companions that it means.
         """
-        function = None if name in self._own else registry.find_function(name)
+        function = self._function(name)
         if function is None or not function.companions:
             return None
         known = {candidate.replace("-", "_"): candidate for candidate in function.companions}
@@ -90,8 +91,8 @@ class KernelSymbols(State):
         address = self.addresses.get(name)
         if address is not None:
             return address
-        function = self._own.get(name) or registry.find_function(name)
-        variable = None if function is not None else registry.find_variable(name)
+        variable = self._variable(name)
+        function = self._function(name) if variable is None else None
         if variable is not None:
             address = self._place_variable(variable)
         elif function is not None:
@@ -108,8 +109,30 @@ class KernelSymbols(State):
         return address
 
     def provide(self, name: str, function: Callable[..., Any], runs_guest: bool = False) -> None:
-        """Serve ``name`` by ``function`` from now on in this kernel only (``--kernel FILE``, tests)."""
-        self._own[name] = registry.KernelFunction(name, function, runs_guest)
+        """Serve ``name`` by ``function`` from now on in this kernel only."""
+        self.provide_function(registry.KernelFunction(name, function, runs_guest))
+
+    def provide_function(self, function: registry.KernelFunction) -> None:
+        """Serve a function in this kernel only (``--kernel FILE``)."""
+        self._own[function.name] = function
+        self._own_variables.pop(function.name, None)
+
+    def provide_variable(self, variable: registry.KernelVariable) -> None:
+        """Serve a variable in this kernel only (``--kernel FILE``)."""
+        self._own_variables[variable.name] = variable
+        self._own.pop(variable.name, None)
+
+    def _function(self, name: str) -> registry.KernelFunction | None:
+        return self._own.get(name) or registry.find_function(name)
+
+    def _variable(self, name: str) -> registry.KernelVariable | None:
+        """The variable of that name; None where the user serves a function by it."""
+        if name in self._own:
+            return None
+        own = self._own_variables.get(name)
+        if own is not None or registry.find_function(name) is not None:
+            return own
+        return registry.find_variable(name)
 
     @property
     def provided(self) -> dict[str, registry.KernelFunction]:

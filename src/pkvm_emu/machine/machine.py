@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pkvm_emu.errors import UsageError
+from pkvm_emu.errors import EmulatorError, UsageError
 from pkvm_emu.machine.core import Core
 from pkvm_emu.machine.engine import Engine
 from pkvm_emu.machine.memory import make_ram
@@ -16,6 +16,8 @@ from pkvm_emu.machine.snapshot import SnapshotTree
 from pkvm_emu.machine.state import Journal
 
 _MIB = 1 << 20
+#: As far as the linear map of EL2 goes, below the tag of its addresses (bit 34).
+_RAM_MAX = 16 << 30
 _REGIME = (
     "HCR_EL2", "VTTBR_EL2", "VTCR_EL2", "SCTLR_EL1", "TTBR0_EL1", "TTBR1_EL1", "TCR_EL1", "SCTLR_EL2", "TTBR0_EL2", "TCR_EL2",
 )  # fmt: skip
@@ -77,12 +79,23 @@ class Machine:
 
     def __init__(self, profile: MachineProfile | None = None) -> None:
         self.profile = profile = profile or MachineProfile()
-        if profile.ram_size < 64 * _MIB or profile.ram_size % (2 * _MIB) or profile.ram_base % (2 * _MIB):
-            raise UsageError(f"RAM of {profile.ram_size:#x} bytes: it must be a multiple of 2 MiB, 64 MiB at least")
+        if (
+            not 64 * _MIB <= profile.ram_size <= _RAM_MAX
+            or profile.ram_size % (2 * _MIB)
+            or profile.ram_base % (2 * _MIB)
+        ):
+            raise UsageError(
+                f"RAM of {profile.ram_size:#x} bytes: it must be a multiple of 2 MiB, from 64 MiB to 16 GiB"
+            )
         if not 1 <= profile.cpus <= 8:
             raise UsageError(f"{profile.cpus} CPUs: the machine has 1 to 8")
         self.journal = Journal()
-        self.ram = make_ram(profile.ram_base, profile.ram_size)
+        try:
+            self.ram = make_ram(profile.ram_base, profile.ram_size)
+        except OSError as error:
+            raise EmulatorError(
+                f"RAM of {profile.ram_size // _MIB} MiB: this computer has none: {error.strerror}"
+            ) from error
         self.engine = Engine(self.ram)
         self.core = Core(self.engine)
         self.cpus = [Cpu(index, self.engine) for index in range(profile.cpus)]
