@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.module_halves import LOADER
 
 from pkvm_emu.system import System, boot
-from tests.module_halves import LOADER
 
 PAGE = 0x4800_0000
 #: x1: what to do; x2: a PFN of the host.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pkvm_emu.errors import InputError
-from pkvm_emu.testing.cases.reader import read_case_file
+from pkvm_emu.errors import InputError, UsageError
+from pkvm_emu.testing.cases.reader import CaseFileError, read_case_file
 
 Vendor = Callable[..., pytest.RunResult]
 HEAD = 'modules = ["vendor16.ko"]\nandroid = 16\n'
@@ -110,10 +111,10 @@ expect.fault = true
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "vendor.pkvm.toml:6: x1 is 0x0, expected 0x7*",
-            "vendor.pkvm.toml:6: puts was called 0 times, expected 1 (called: host_share_hyp 1)",
-            "vendor.pkvm.toml:6: page 0x48000000: owner is HOST, expected HYP*",
-            "vendor.pkvm.toml:13: a fault is expected: read of 8 bytes at 0x48000000 from EL1*",
+            "vendor.pkvm.toml:9: x1 is 0x0, expected 0x7*",
+            "vendor.pkvm.toml:11: puts was called 0 times, expected 1 (called: host_share_hyp 1)",
+            "vendor.pkvm.toml:12: page 0x48000000: owner is HOST, expected HYP*",
+            "vendor.pkvm.toml:15: a fault is expected: read of 8 bytes at 0x48000000 from EL1*",
             "*dmesg of vendor on android16-6.12*",
         ]
     )
@@ -205,3 +206,68 @@ step = [
 ]
 """
     vendor("", files=cases(text)).assert_outcomes(passed=2)
+
+
+def test_a_case_is_made_of_each_row(vendor: Vendor) -> None:
+    text = """
+[[case]]
+name = "page {pfn} gives {x1}"
+each = [{ pfn = 0x48000, x1 = 0, owner = "HOST" }, { pfn = 0x700000000, x1 = "-EINVAL", owner = "HYP" }]
+[[case.step]]
+hvc = "hyp_call"
+args = ["{pfn}"]
+expect.x1 = "{x1}"
+"""
+    result = vendor("", "-v", files=cases(text))
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*page 0x48000 gives 0*PASSED*", "*page 0x700000000 gives -EINVAL*PASSED*"])
+
+
+@pytest.mark.parametrize(
+    ("case", "line", "words"),
+    [
+        ('each = [{ p = 1 }]\nname = "{q}"', 5, "a row of each has no 'q'"),
+        ('name = "x"\neach = 3', 5, "each is an array of tables"),
+        ('name = "x"\neach = [{ p = 3 }, { p = 3 }]', 4, "there is a case 'x' already"),
+        ('name = "{p}"\neach = [{ p = "a" }, { p = "b" }]\n[[case.step]]\nsmc = -1', 7, "case[1].step[1].smc"),
+    ],
+)
+def test_what_is_wrong_about_each_is_said_with_its_line(tmp_path: Path, case: str, line: int, words: str) -> None:
+    path = tmp_path / "a.pkvm.toml"
+    path.write_text(f'modules = ["a.ko"]\n\n[[case]]\n{case}\n')
+    with pytest.raises(CaseFileError, match=re.escape(words)) as caught:
+        read_case_file(path)
+    assert abs(caught.value.line - line) <= 1
+
+
+def test_expectations_that_mean_nothing_fail_at_their_line(vendor: Vendor) -> None:
+    text = """
+[[case]]
+name = "x"
+[[case.step]]
+hvc = "hyp_call"
+args = [0x48000]
+[case.step.expect]
+x0 = 0
+dmesg = "(("
+pages."nothing" = "HYP"
+"""
+    result = vendor("", files=cases(text))
+    result.stdout.fnmatch_lines(
+        [
+            "vendor.pkvm.toml:11: dmesg cannot be judged: '((' is no regular expression*",
+            "vendor.pkvm.toml:12: pages cannot be judged: 'nothing' is neither an address nor a symbol*",
+        ]
+    )
+
+
+def test_files_in_boot_are_relative_to_the_case_file_and_unknown_arguments_are_named(tmp_path: Path) -> None:
+    (tmp_path / "uart.py").write_text("")
+    path = tmp_path / "a.pkvm.toml"
+    path.write_text('[boot]\nmmio = ["0x0a000000:0x1000=uart.py"]\n[[case]]\nname = "x"\n')
+    recipe = read_case_file(path).cases[0].recipe(path, None)
+    assert dict(recipe.options)["mmio"] == (f"0x0a000000:0x1000={tmp_path / 'uart.py'}",)
+    hash(recipe.fingerprint)
+    path.write_text('[boot]\nmodels = 3\n[[case]]\nname = "x"\n')
+    with pytest.raises(UsageError, match="'models' is nothing that a boot takes"):
+        read_case_file(path).cases[0].recipe(path, None)

@@ -28,7 +28,9 @@ def test_behaviour_is_written_first_and_compared_afterwards(vendor: Vendor, pyte
     stem = next(pytester.path.glob("test_*.py")).stem
     assert files == ["golden/boot.vendor.android16-6.12.txt", f"golden/{stem}/test_it.txt"]
     text = (pytester.path / files[1]).read_text()
-    assert text.startswith("hvc hyp_call(x1=0x48000) = x0=0 x2=1  [")
+    assert text.startswith("hvc hyp_call(x1=0x48000) = x0=0 x2=1\n")
+    assert text.endswith("\n")
+    assert text.splitlines()[-2] == "instructions:"
     assert "  op host_share_hyp(pfn=0x48000) = 0  by vendor:hyp_call\n" in text
     assert "    page 0x48000000: OWNED by HOST -> SHARED with HYP\n" in text
     assert "pages:\n  0x48000000: HOST, host SHARED_OWNED, hyp SHARED_BORROWED\n" in text

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.testing.conftest import EL2
 
 from pkvm_emu.devices.model import Model
 from pkvm_emu.errors import PkvmEmuError
@@ -21,7 +22,6 @@ from pkvm_emu.system import System
 from pkvm_emu.testing.injection import Injection, inject
 from pkvm_emu.testing.pool import SystemPool
 from pkvm_emu.testing.recipe import Recipe
-from tests.testing.conftest import EL2
 
 PAGE, RAM = 4096, 0x4800_0000
 Act = Callable[[System], Any]
@@ -147,7 +147,7 @@ def patches_methods(system: System) -> None:
 
 @act
 def takes_parts_away(system: System) -> None:
-    del system.kernel._loader  # noqa: SLF001
+    del system.kernel._loader
     del system.machine.core.watchdog
     touch(system)
 

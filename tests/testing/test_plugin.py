@@ -246,3 +246,50 @@ def test_figures_are_properties_in_the_junit_file(vendor: Vendor, pytester) -> N
     assert '<property name="pkvm_android" value="android16-6.12"' in text
     assert '<property name="pkvm_instructions" value="' in text
     assert '<property name="pkvm_coverage" value="' in text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--pkvm-android", "99"), "--pkvm-android: "),
+        (("--pkvm-contracts", "everything"), "--pkvm-contracts: contracts: 'everything' is none of"),
+        (("--pkvm-machine", "warp"), "--pkvm-machine: "),
+        (("--pkvm-module", "gone.ko"), "--pkvm-module: gone.ko is not there"),
+        (("--pkvm-dtb", "gone.dtb"), "--pkvm-dtb: gone.dtb is not there"),
+        (("--pkvm-cov-fail-under", "140"), "--pkvm-cov-fail-under: 140 is no percentage"),
+    ],
+)
+def test_options_that_mean_nothing_end_the_run_before_it_begins(
+    vendor: Vendor, options: tuple[str, ...], words: str
+) -> None:
+    result = vendor("def test_it(): pass", *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.stderr.str().splitlines() if line.strip()]
+    assert words in line
+
+
+def test_a_misspelt_argument_of_the_marker_is_named(vendor: Vendor) -> None:
+    result = vendor(
+        """
+        import pytest
+
+        @pytest.mark.pkvm(modules=["vendor16.ko"], cmd_line="quiet")
+        def test_it(pkvm_system): pass
+        """
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*'cmd_line' is nothing that a boot takes*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_without_a_test_of_modules_nothing_of_the_emulator_is_imported(vendor: Vendor) -> None:
+    vendor(
+        """
+        import sys
+
+        def test_it():
+            heavy = ("unicorn", "capstone", "jsonschema", "pkvm_emu.system", "pkvm_emu.machine", "pkvm_emu.abi")
+            assert not [name for name in heavy if name in sys.modules]
+        """,
+        ini="pkvm_contracts =\n",
+    ).assert_outcomes(passed=1)

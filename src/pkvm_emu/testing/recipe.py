@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,15 @@ class Recipe:
         special += [f"dtb={self.dtb.name}"] if self.dtb is not None else []
         special += [f"ram={self.ram_mib}"] if self.ram_mib != 1024 else []
         special += [f"cpus={self.cpus}"] if self.cpus != 1 else []
-        special += [f"{name}={value}" for name, value in self.options if name not in ("timeline", "contracts")]
+        special += [f"{name}={_plain(value)}" for name, value in self.options if name not in ("timeline", "contracts")]
         return hashlib.sha256("\n".join(special).encode()).hexdigest()[:8] if special else ""
 
     @property
     def fingerprint(self) -> tuple[object, ...]:
         """Changes when the recipe or one of its files does."""
-        return (self, *(_stamp(path) for path in (*self.modules, *([self.dtb] if self.dtb else []))))
+        named = [path for _, value in self.options for path in (value if isinstance(value, tuple) else (value,))]
+        files = [*self.modules, self.dtb, *(path for path in named if isinstance(path, Path))]
+        return (self, *(_stamp(path) for path in files if path is not None))
 
 
 def generations(wanted: Android | Sequence[Android] | None) -> tuple[str | None, ...]:
@@ -101,6 +103,59 @@ def find_file(path: str | Path, places: Sequence[Path], what: str) -> Path:
             return found.resolve()
     looked = ", ".join(str(place) for place in places)
     raise UsageError(f"{what} {str(path)!r} is not there (looked in {looked})")
+
+
+#: Arguments of boot() that a test may give besides those that a recipe has, and that are decided elsewhere.
+_NOT_OPTIONS = ("android", "modules", "cmdline", "profile", "dtb", "prepare")
+_FILES = ("initramfs", "kernel", "smc")
+
+
+def boot_options(given: Mapping[str, Any], places: Sequence[Path]) -> tuple[tuple[str, Any], ...]:
+    """Further arguments of :func:`pkvm_emu.boot`, with their files found, in a form that recipes can be compared by.
+
+    Args:
+        given: by name, as a marker or a case file has them.
+        places: where relative paths begin, tried in this order.
+
+    Raises:
+        UsageError: an argument that ``boot()`` does not have, or a file that is not there.
+    """
+    if not given:
+        return ()
+    import inspect
+
+    from pkvm_emu.system import boot
+
+    known = [name for name in inspect.signature(boot).parameters if name not in _NOT_OPTIONS]
+    for name in given:
+        if name not in known:
+            own = "android, modules, cmdline, dtb, machine, ram_mib, cpus"
+            raise UsageError(f"{name!r} is nothing that a boot takes (there are {own}, {', '.join(known)})")
+    return tuple((name, _found(name, _frozen(value), places)) for name, value in sorted(given.items()))
+
+
+def _plain(value: Any) -> str:
+    """A value without the place where its file happens to be: the same on every machine."""
+    if isinstance(value, tuple):
+        return ",".join(_plain(each) for each in value)
+    return value.name if isinstance(value, Path) else str(value).rpartition("/")[2]
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(each) for each in value) if isinstance(value, (list, tuple)) else value
+
+
+def _found(name: str, value: Any, places: Sequence[Path]) -> Any:
+    """The value with its paths made absolute."""
+    if isinstance(value, tuple) and name in (*_FILES, "mmio"):
+        return tuple(_found(name, each, places) for each in value)
+    if isinstance(value, (str, Path)):
+        if name in _FILES or (name == "el3" and str(value).endswith(".py")):
+            return find_file(value, places, name)
+        window, equals, model = str(value).partition("=")
+        if name == "mmio" and equals and model.endswith(".py"):
+            return f"{window}={find_file(model, places, name)}"
+    return value
 
 
 def _stamp(path: Path) -> tuple[int, int]:

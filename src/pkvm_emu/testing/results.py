@@ -102,4 +102,4 @@ def _result(entry: dict[str, Any]) -> CaseResult:
 
 def in_order(results: Iterable[CaseResult]) -> list[CaseResult]:
     """By file, line and generation: the same whatever ran when."""
-    return sorted(results, key=lambda result: (result.file, result.line, result.android))
+    return sorted(results, key=lambda result: (result.file, result.line, result.name, result.android))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pkvm_emu.errors import UsageError
-from pkvm_emu.testing.recipe import Recipe, find_file, generations
+from pkvm_emu.testing.recipe import Recipe, boot_options, find_file, generations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -203,7 +203,7 @@ def recipe_for(config: pytest.Config, marked: dict[str, Any], directory: Path, a
         android=android,
         modules=_modules(config, marked, places),
         dtb=_dtb(config, marked, places),
-        options=tuple(sorted(rest.items())),
+        options=boot_options(rest, places),
         **plain,
     )
 

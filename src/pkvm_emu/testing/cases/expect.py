@@ -55,13 +55,15 @@ def check(*names: str) -> Callable[[Check], Check]:
     return register
 
 
-def judge(seen: Seen, expect: Mapping[str, Any]) -> Iterator[str]:
-    """What is not as it has to be, in the order of the file."""
+def judge(seen: Seen, expect: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The expectations that are not met, by name, and how, in the order of the file."""
     for name, wanted in expect.items():
-        if name in (*_REGISTERS, "value"):
-            yield from _number(seen, name, wanted)
-        elif name in CHECKS:
-            yield from CHECKS[name](seen, wanted)
+        try:
+            wrong = _number(seen, name, wanted) if name in (*_REGISTERS, "value") else CHECKS[name](seen, wanted)
+            for message in wrong:
+                yield name, message
+        except UsageError as error:
+            yield name, f"{name} cannot be judged: {error}"
 
 
 def _present(seen: Seen, name: str) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pkvm_emu.testing.recipe import Recipe, find_file
+from pkvm_emu.testing.recipe import Recipe, boot_options, find_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case: name, line, generations, steps, and the file's table with the case's own entries over it."""
+    """One case: name, line, generations, steps, and the file's table with the case's own entries over it.
+
+    ``line_of`` gives the line of something in it: ``case.line_of("step", 0, "expect", "x0")``.
+    """
 
     name: str
     line: int
     androids: tuple[str | None, ...]
     steps: tuple[Step, ...]
     table: Mapping[str, Any]
+    line_of: Callable[..., int]
 
     @property
     def expect(self) -> Mapping[str, Any]:
@@ -66,7 +70,7 @@ class Case:
             machine=table.get("machine", ""),
             ram_mib=table.get("ram_mib", 1024),
             cpus=table.get("cpus", 1),
-            options=tuple(sorted(table.get("boot", {}).items())),
+            options=boot_options(table.get("boot", {}), places),
         )
 
 

@@ -6,11 +6,12 @@ import json
 import re
 import tomllib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from pkvm_emu.errors import InputError
+from pkvm_emu.testing.cases.each import BadRow, expand
 from pkvm_emu.testing.cases.model import Case, CaseFile, Step
 from pkvm_emu.testing.recipe import generations
 
@@ -53,8 +54,15 @@ def read_case_file(path: Path) -> CaseFile:
     except RecursionError as error:
         raise InputError(f"{path}: nested too deeply") from error
     locate = Locator(text)
-    _check(path, data, locate)
-    return _file(path, data, Locator(text, data))
+    given = data.get("case")
+    origins: list[int] = []
+    if isinstance(given, list):
+        try:
+            data["case"], origins = expand(given)
+        except BadRow as error:
+            raise CaseFileError(path, locate.line(["case", error.index, "each"]), str(error)) from error
+    _check(path, data, locate, origins)
+    return _file(path, data, Locator(text, {"case": given}), origins)
 
 
 _HEADER = re.compile(r"^\s*\[\[\s*case\s*(\.\s*step\s*)?\]\]")
@@ -152,13 +160,15 @@ def _validator() -> Any:
     return Draft202012Validator(json.loads(_SCHEMA.read_text()))
 
 
-def _check(path: Path, data: Any, locate: Locator) -> None:
+def _check(path: Path, data: Any, locate: Locator, origins: Sequence[int]) -> None:
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator().iter_errors(data))
     if error is None:
         return
     place = list(error.absolute_path)
+    if len(place) > 1 and place[0] == "case":
+        place[1] = origins[int(place[1])]
     line = locate.line(place)
     raise CaseFileError(path, line, f"{_words(error, place)}")
 
@@ -180,10 +190,10 @@ def _words(error: Any, place: list[str | int]) -> str:
     return f"{prefix}{error.message}"
 
 
-def _file(path: Path, data: dict[str, Any], locate: Locator) -> CaseFile:
+def _file(path: Path, data: dict[str, Any], locate: Locator, origins: Sequence[int]) -> CaseFile:
     cases = []
     names: dict[str, int] = {}
-    for number, entry in enumerate(data["case"]):
+    for number, entry in zip(origins, data["case"], strict=True):
         line = locate.line(["case", number])
         name = entry["name"]
         if name in names:
@@ -197,5 +207,10 @@ def _file(path: Path, data: dict[str, Any], locate: Locator) -> CaseFile:
         steps = tuple(
             Step(locate.line(["case", number, "step", index]), step) for index, step in enumerate(entry.get("step", []))
         )
-        cases.append(Case(name, line, wanted, steps, {**data, **entry}))
+        cases.append(Case(name, line, wanted, steps, {**data, **entry}, partial(_line_in, locate, number)))
     return CaseFile(path, tuple(cases))
+
+
+def _line_in(locate: Locator, number: int, *place: str | int) -> int:
+    """The line of something in the case with this number."""
+    return locate.line(["case", number, *place])

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pkvm_emu.errors import EmulatorError, PkvmEmuError
+from pkvm_emu.errors import EmulatorError, PkvmEmuError, UsageError
 from pkvm_emu.testing.cases.expect import Seen, Since, judge
 from pkvm_emu.testing.cases.model import Case, Failure
 from pkvm_emu.testing.cases.steps import Context, Outcome, perform
@@ -46,21 +46,24 @@ class _Run:
                     reason = f"{outcome.name} was not loaded: {outcome.reason}"
                     return [Failure(case.line, f"{reason} (expect.secure = false where that is right)")]
         injections = [Injection.parse(text) for text in case.table.get("inject", ())]
-        injector = inject(system, injections) if injections else None
+        try:
+            injector = inject(system, injections) if injections else None
+        except UsageError as error:
+            return [Failure(case.line_of("inject"), str(error))]
         system.hyp.ops.observe(self._ops)
         try:
-            for step in case.steps:
-                if not self._step(step.line, step.table):
+            for number, step in enumerate(case.steps):
+                if not self._step(number, step.line, step.table):
                     return self._failures
             # Of the case, everything since the power came on is judged: loading its modules is part of it.
-            self._judge(case.line, Outcome(), Since(0, 0, 0), case.expect)
+            self._judge((), Outcome(), Since(0, 0, 0), case.expect)
         finally:
             system.hyp.ops.forget(self._ops)
             if injector is not None:
                 system.hyp.ops.forget(injector)
         return self._failures
 
-    def _step(self, line: int, table: dict[str, object] | object) -> bool:
+    def _step(self, number: int, line: int, table: dict[str, object] | object) -> bool:
         assert isinstance(table, dict)
         since = self._now()
         wanted = table.get("fails")
@@ -72,25 +75,31 @@ class _Run:
             return self._ended(line, wanted, error)
         if wanted is not None:
             self._failures.append(Failure(line, f"a failure like {wanted!r} is expected: {outcome.summary}"))
-        self._judge(line, outcome, since, table.get("expect", {}))
+        self._judge(("step", number), outcome, since, table.get("expect", {}))
         return True
 
     def _ended(self, line: int, wanted: object, error: PkvmEmuError) -> bool:
         if wanted is None:
             self._failures.append(Failure(line, f"{type(error).__name__}: {error}"))
             return False
-        if not re.search(str(wanted), str(error)):
+        try:
+            is_wanted = re.search(str(wanted), str(error)) is not None
+        except re.error as wrong:
+            self._failures.append(Failure(line, f"fails: {wanted!r} is no regular expression: {wrong}"))
+            return False
+        if not is_wanted:
             self._failures.append(Failure(line, f"a failure like {wanted!r} is expected: {error}"))
         return True
 
-    def _judge(self, line: int, outcome: Outcome, since: Since, expect: object) -> None:
+    def _judge(self, place: tuple[str | int, ...], outcome: Outcome, since: Since, expect: object) -> None:
         assert isinstance(expect, dict)
         if not expect:
             return
         if self._reads_trace:
             self._trace += self._system.trace_pipe.read()
         seen = Seen(self._system, outcome, since, self._ops.entries, self._trace)
-        self._failures += [Failure(line, message) for message in judge(seen, expect)]
+        for name, message in judge(seen, expect):
+            self._failures.append(Failure(self._case.line_of(*place, "expect", name), message))
 
     def _now(self) -> Since:
         system = self._system

@@ -108,7 +108,7 @@ def _hvc(context: Context, table: Mapping[str, Any]) -> Outcome:
 
 @action("smc")
 def _smc(context: Context, table: Mapping[str, Any]) -> Outcome:
-    return _registers(context.system.smc(table["smc"], *_arguments(table)))
+    return _registers(context.system.smc(number(table["smc"]), *_arguments(table)))
 
 
 @action("load")

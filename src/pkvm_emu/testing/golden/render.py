@@ -54,11 +54,12 @@ def render(system: System, since: Mark | None = None) -> str:
 
     Returns:
         Text that ends with a line feed: calls and what they do in the order in which they happen, then what is registered, the
-        accesses to registers of devices, and the pages that are not the host's own.
+        accesses to registers of devices, the pages that are not the host's own, and how many instructions the calls took.
     """
     start = since or Mark()
     lines = list(_calls(system, Words(system), start.records))
-    for title, found in _sections(system, start):
+    # How long things took comes last: a compiler changes it without any change of what is done.
+    for title, found in [*_sections(system, start), ("instructions", list(_instructions(system, start.records)))]:
         new = [line for line in found if (title, line) not in start.said]
         if new:
             lines += ["", f"{title}:", *(f"{_INDENT}{line}" for line in new)]
@@ -98,6 +99,16 @@ def _calls(system: System, words: Words, first: int) -> Iterator[str]:
     yield from _shortened(lines)
 
 
+def _instructions(system: System, first: int) -> Iterator[str]:
+    """Instructions at EL2 of each hypercall of a module and each SMC, in their order."""
+    hypercalls = Words(system).hypercalls
+    for one in slices(list(system.timeline.records)[first:]):
+        record = one.begin
+        is_entry = record.category == "smc" or (record.category == "hvc" and record.name in hypercalls)
+        if is_entry and one.instructions and record.level is not Level.EL1:
+            yield f"{record.category} {record.name}: {one.instructions}"
+
+
 def _call(words: Words, one: Slice) -> str:
     record = one.begin
     arguments = record.arguments
@@ -109,8 +120,6 @@ def _call(words: Words, one: Slice) -> str:
         text += " (did not return)"
     if record.category == "op" and record.pc:
         text += f"  by {words.place(record.pc, 2)}"
-    elif one.instructions and (record.category == "smc" or record.name in words.hypercalls):
-        text += f"  [{one.instructions} instructions]"
     return text
 
 
