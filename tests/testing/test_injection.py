@@ -11,7 +11,7 @@ from pkvm_emu.errors import UsageError
 from pkvm_emu.kernel.command_line import CommandLine
 from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.system import System, boot, choose_generation, read_module, run_boot
-from pkvm_emu.testing.injection import Injection, injected
+from pkvm_emu.testing.injection import Injection, inject, injected
 from pkvm_emu.testing.sweep import sweep
 
 #: x1 = 0: takes two pages and gives both back when the second cannot be had; 1: forgets the first; 2: uses a pointer unseen.
@@ -123,3 +123,62 @@ def test_the_sweep_tells_a_careful_module_from_one_that_forgets_and_one_that_cra
 def test_the_systems_of_a_sweep_are_as_booted_from_python(c_module: Callable[..., Path]) -> None:
     system = boot(modules=[c_module(el2=EL2, name="injected")])
     assert system.call("hyp_call", 0, PFN).x1 == 0
+
+
+#: An EL1 half that allocates twice before it registers, and says what it got.
+ALLOCATES = """
+int __kvm_nvhe_hyp_init(const struct pkvm_module_ops *ops);
+static unsigned long token;
+static int __init probe_init(void)
+{
+	void *first = kmalloc(32, GFP_KERNEL), *second = kmalloc(32, GFP_KERNEL);
+	pr_info("first %d second %d\\n", !!first, !!second);
+	kfree(first);
+	if (!second)
+		return -ENOMEM;
+	kfree(second);
+	return pkvm_load_el2_module(__kvm_nvhe_hyp_init, &token);
+}
+module_init(probe_init);
+"""
+ADDS_NOTHING = "int hyp_init(const struct pkvm_module_ops *ops) { return 0; }\n"
+
+
+@pytest.mark.parametrize("generation", ["14", "15", "16"])
+def test_an_allocation_of_the_kernel_fails_whatever_its_macro_calls(c_module, generation: str) -> None:
+    module = c_module("#include <linux/slab.h>\n" + ALLOCATES, ADDS_NOTHING, name="allocates", generation=generation)
+    for number, said in (("1", "first 0 second 1"), ("2", "first 1 second 0"), ("3", "first 1 second 1")):
+        system = boot(
+            modules=[module], prepare=lambda made, n=number: inject(made, [Injection.parse(f"kernel:kmalloc={n}")])
+        )
+        assert said in system.dmesg
+        assert system.is_secure == (number != "2")
+
+
+def test_a_hypercall_of_the_hypervisor_fails(c_module) -> None:
+    module = c_module("#include <linux/slab.h>\n" + ALLOCATES, ADDS_NOTHING, name="allocates", generation="16")
+    made: list[System] = []
+
+    def prepare(system: System) -> None:
+        made.append(system)
+        inject(system, [Injection.parse("hvc:alloc_module_va=1:ENOMEM")])
+
+    boot(modules=[module], prepare=prepare)
+    assert not made[0].is_secure
+    assert [outcome.status for outcome in made[0].boot_report.outcomes] == ["failed"]
+
+
+def test_failures_of_the_kernel_end_with_the_block(c_module) -> None:
+    module = c_module("#include <linux/slab.h>\n" + ALLOCATES, ADDS_NOTHING, name="allocates", generation="16")
+    system = boot(modules=[module])
+    with injected(system, [Injection.parse("hvc:host_share_hyp=*:EPERM")]) as injector:
+        number = system.generation.hypercalls["host_share_hyp"]
+        assert system.hvc(0xC600_0000 + number, 0x48000).x1 == (1 << 64) - 1
+        assert injector.done == 1
+    assert system.hvc(0xC600_0000 + number, 0x48000).x1 == 0
+
+
+@pytest.mark.parametrize("text", ["kernel:no_such_function=1", "hvc:no_such_call=1", "bus:x=1", "kernel:=1"])
+def test_names_that_nothing_has_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--inject"):
+        inject(boot(), [Injection.parse(text)])

@@ -29,7 +29,7 @@ def add_watch_options(parser: argparse.ArgumentParser, watched: str) -> None:
         metavar="OP=N:ERRNO",
         action="append",
         default=[],
-        help="let the N-th call (* for each) of an op fail (repeatable)",
+        help="let the N-th call (* for each) of an op, of kernel:FUNCTION or of hvc:NAME fail (repeatable)",
     )
 
 

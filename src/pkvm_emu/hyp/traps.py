@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pkvm_emu.arch.esr import Esr
@@ -43,6 +44,7 @@ class Traps:
         by_number = {number: name for name, number in hyp.generation.hypercalls.items()}
         self._hypercalls: dict[int, tuple[int, Any]] = {}
         self._guest_running: set[int] = set()
+        self._failing: dict[int, Callable[[], int | None]] = {}
         for number, name in by_number.items():
             served = registry.HYPERCALLS.get(name)
             if served is not None:
@@ -65,6 +67,13 @@ class Traps:
         """The hypercall with a number (without 0xC6000000)."""
         return self._names.get(number)
 
+    def let_fail(self, name: str, fails: Callable[[], int | None] | None) -> None:
+        """Ask ``fails`` before each hypercall ``name``: what it answers (not None) becomes x1. None: ask nobody any more."""
+        number = self._hyp.generation.hypercalls[name]
+        self._failing.pop(number, None)
+        if fails is not None:
+            self._failing[number] = fails
+
     def unhandled_trap(self, _context: int) -> None:
         """A trap of the host that nobody wants: a BUG."""
         esr = Esr(self._engine.read("esr_el2"))
@@ -85,6 +94,11 @@ class Traps:
         # Closed at deprivilege: everything up to prot_finalize, which other CPUs may still call.
         if entry is None or (hyp.finalised and number < self._last_gated):
             regs[0] = SMCCC_RET_NOT_SUPPORTED
+            return (0, 0)
+        fails = self._failing.get(number)
+        answer = fails() if fails is not None else None
+        if answer is not None:
+            regs[0], regs[1] = SMCCC_RET_SUCCESS, answer
             return (0, 0)
         nargs, call = entry
         result = call(*[regs[1 + index] for index in range(nargs)])

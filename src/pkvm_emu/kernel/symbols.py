@@ -40,6 +40,7 @@ class KernelSymbols(State):
         self._kernel = kernel
         #: Functions served in this kernel only; they come before those of the registry.
         self._own: dict[str, registry.KernelFunction] = {}
+        self._failing: dict[str, Callable[[], int | None]] = {}
         self._own_variables: dict[str, registry.KernelVariable] = {}
         self._image = kernel.memory.layout.kimage_vaddr
         self.next_stub = self._image + layout.IMAGE_STUBS
@@ -122,6 +123,12 @@ class KernelSymbols(State):
         self._own_variables[variable.name] = variable
         self._own.pop(variable.name, None)
 
+    def let_fail(self, name: str, fails: Callable[[], int | None] | None) -> None:
+        """Ask ``fails`` before each call of ``name``: what it answers (not None) is the result. None: ask nobody any more."""
+        self._failing.pop(name, None)
+        if fails is not None:
+            self._failing[name] = fails
+
     def _function(self, name: str) -> registry.KernelFunction | None:
         return self._own.get(name) or registry.find_function(name)
 
@@ -191,6 +198,10 @@ class KernelSymbols(State):
         """``call``, with a wait turned into another try and an address that it cannot access into the oops of a device."""
 
         def guarded(*registers: int) -> Any:
+            fails = self._failing.get(name)
+            answer = fails() if fails is not None else None
+            if answer is not None:
+                return answer
             try:
                 return call(*registers)
             except TryAgain:

@@ -61,6 +61,7 @@ class _Run:
             system.hyp.ops.forget(self._ops)
             if injector is not None:
                 system.hyp.ops.forget(injector)
+                injector.detach()
         return self._failures
 
     def _step(self, number: int, line: int, table: dict[str, object] | object) -> bool:
