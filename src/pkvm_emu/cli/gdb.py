@@ -59,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Boot, stop, serve until the run is over or killed; 1 when the module failed."""
+    import signal
     import tempfile
 
     from pkvm_emu.debug.debugger import VIRTUAL_DIRECTORY, Debugger
@@ -72,6 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
         find_program(arguments.launch)
     system, acts = prepare(arguments)
     listener, address = _listen(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         with tempfile.TemporaryDirectory(prefix="pkvm-emu-gdb-") as place:
             here = Path(place)
@@ -90,6 +92,11 @@ def execute(arguments: argparse.Namespace) -> int:
         if arguments.socket:
             Path(arguments.socket).unlink(missing_ok=True)
     return finish(system, debugger, first)
+
+
+def _terminated(number: int, _frame: object) -> None:
+    """SIGTERM: leave nothing behind."""
+    sys.exit(128 + number)
 
 
 @contextmanager
@@ -172,4 +179,5 @@ def _listen(arguments: argparse.Namespace) -> tuple[socket.socket, str]:
         raise UsageError(f"--port {arguments.port}: a TCP port is 0 to {_MOST_PORTS}")
     listener = listen(arguments.port, arguments.host)
     port = listener.getsockname()[1]
-    return listener, f":{port}" if arguments.host == "127.0.0.1" else f"{arguments.host}:{port}"
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    return listener, f":{port}" if host == "127.0.0.1" else f"{host}:{port}"

@@ -87,6 +87,13 @@ class Breakpoints:
         """All breakpoints at an address."""
         return [point for point in self._points.get(va, ()) if point.regime == regime]
 
+    def at_fetch(self, regime: int, va: int) -> Breakpoint | None:
+        """The debugger's breakpoint at an address that cannot be executed; None where it is passed."""
+        if self._passed == va:
+            self._passed = None
+            return None
+        return next((point for point in self.at(regime, va) if not point.is_internal), None)
+
     def clear(self) -> None:
         """Take back all that the debugger set."""
         for points in list(self._points.values()):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pkvm_emu.debug.breakpoints import Breakpoint, Breakpoints, Outcome
+from pkvm_emu.debug.breakpoints import Breakpoint, Breakpoints, Outcome, regime_of
 from pkvm_emu.debug.flow import Unwind
 from pkvm_emu.debug.stops import Resume, Stop, StopKind
 from pkvm_emu.debug.watchpoints import Watchpoint, Watchpoints
@@ -205,6 +205,16 @@ class RunControl:
             if core.has_own_event or is_done:
                 return
         self._stop_if_due()
+
+    def fetch_failed(self) -> bool:
+        """A breakpoint where nothing can be executed (a debugger lets functions that it calls return to such a place)."""
+        replay = self.replay
+        pc, pstate = self._where.read()
+        point = self.breakpoints.at_fetch(regime_of(pstate >> 2 & 3), pc)
+        if point is None or (replay is not None and replay.is_active):
+            return False
+        self.stop_now(Stop(StopKind.BREAKPOINT, self._machine.current.index, pc, pstate >> 2 & 3), before=False)
+        return True
 
     def failed(self, error: BaseException) -> bool:
         """Stop where an error comes up, before it ends the run."""

@@ -30,13 +30,14 @@ _REFUSAL = b"E.another debugger is attached: detach it first"
 
 
 def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
-    """A TCP socket that listens; port 0 takes a free one.
+    """A TCP socket that listens; port 0 takes a free one. A host with colons is an IPv6 address.
 
     Raises:
         UsageError: it cannot be had.
     """
     try:
-        return socket.create_server((host, port), backlog=4)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=4)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"cannot listen on {host}:{port}: {reason}") from error

@@ -19,6 +19,12 @@ class Control(Protocol):
     def advance(self, pc: int, count: int) -> None:
         """Execute ``count`` instructions of a turn, fewer where an event comes before."""
 
+    def fetch_failed(self) -> bool:
+        """PC holds an address that cannot be executed; True: the debugger stops there, and the exception is not taken.
+
+        Called while the engine runs.
+        """
+
     def failed(self, error: BaseException) -> bool:
         """A run ends with an error; the registers are those of the place where it came up.
 

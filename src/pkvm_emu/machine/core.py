@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from pkvm_emu.machine.control import Control
-from pkvm_emu.machine.engine import INTNO_HVC, INTNO_SMC, INTNO_UDEF, BusError, Engine
+from pkvm_emu.machine.engine import INTNO_HVC, INTNO_PABT, INTNO_SMC, INTNO_UDEF, BusError, Engine
 from pkvm_emu.machine.exceptions import EC_PAC_TRAP, EC_SHIFT, ExceptionEntry, Taken
 from pkvm_emu.machine.service import SERVICE_IMMEDIATE, CpuParked, Service, ServiceResult, Settled, Stuck
 from pkvm_emu.machine.watchdog import Watchdog
@@ -125,6 +125,8 @@ class Core:
                     syndrome = EC_PAC_TRAP << EC_SHIFT | 1 << 25
                 elif syndrome >> EC_SHIFT == 0 and self._read_ordered_counter():
                     return
+            elif intno == INTNO_PABT and self.control is not None and self.control.fetch_failed():
+                return
             target = record[4]
             self.take_exception(2 if target > 2 else target or 1, intno, syndrome, record[2] | record[3] << 32)
         except BaseException as error:
