@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pkvm_emu.cli.main import main
-from pkvm_emu.errors import UsageError
+from pkvm_emu.errors import EmulatorError, UsageError
 from pkvm_emu.testing.batch import Shard, find_case_files
 
 CASES = """
@@ -52,7 +52,7 @@ def test_every_case_is_a_line_and_the_exit_code_says_that_one_failed(
     assert capsys.readouterr().out.splitlines() == [
         "ok      a.pkvm.toml:4 good[android16-6.12]",
         "FAILED  a.pkvm.toml:10 bad[android16-6.12]",
-        "  a.pkvm.toml:12: x2 is 0x1, expected 0x5 (SMCCC_RET_SUCCESS x1=0x48000 x2=0x1 x3=0x0)",
+        "  a.pkvm.toml:15: x2 is 0x1, expected 0x5 (SMCCC_RET_SUCCESS x1=0x48000 x2=0x1 x3=0x0)",
         "skipped a.pkvm.toml:16 later[android16-6.12]",
         "  a.pkvm.toml:16: not written yet",
         "3 cases: 1 passed, 1 failed, 1 skipped",
@@ -127,3 +127,22 @@ def test_what_the_system_did_is_printed_on_request(vendor: Path, capsys: pytest.
     main(["test", "-k", "bad", "-v"])
     out = capsys.readouterr().out
     assert "  dmesg of vendor on android16-6.12:\n    [    0.000000] kvm [0]: Reserved" in out
+
+
+def test_the_exit_code_says_what_kind_of_end_it_was(
+    vendor: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (vendor / "good.pkvm.toml").write_text('[[case]]\nname = "good"\n')
+    (vendor / "bad.pkvm.toml").write_text('[[case]]\nname = "bad"\n[[case.step]]\nsmc = 1\nexpect.x0 = 5\n')
+    (vendor / "wrong.pkvm.toml").write_text('[[case]]\nname = "wrong"\nmodules = 3\n')
+    codes = {name: main(["test", str(vendor / f"{name}.pkvm.toml")]) for name in ("good", "bad", "wrong")}
+    assert codes == {"good": 0, "bad": 1, "wrong": 2}
+    assert main(["test", str(vendor / "nowhere")]) == 2
+    assert main(["test", str(vendor), "--contracts", "everything"]) == 2
+
+    def breaks(*_: object) -> None:
+        raise EmulatorError("out of order")
+
+    monkeypatch.setattr("pkvm_emu.testing.cases.runner.run_case", breaks)
+    assert main(["test", str(vendor / "good.pkvm.toml")]) == 3
+    assert "out of order" in capsys.readouterr().err
