@@ -85,3 +85,14 @@ def test_a_golden_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 def test_names_of_tests_become_names_of_files() -> None:
     assert file_name("shares a page[android16-6.12]") == "shares-a-page-android16-6.12.txt"
     assert file_name("a/../b", "") == "a-..-b.txt"
+
+
+def test_golden_files_of_tests_that_are_gone_are_named(vendor: Vendor, pytester: pytest.Pytester) -> None:
+    two = TEST.format(pages=[0x48000]) + TEST.replace("test_it", "test_more").format(pages=[0x48000])
+    vendor(two, "--pkvm-golden").assert_outcomes(passed=2)
+    (left,) = pytester.path.glob("golden/*/test_more.txt")
+    for options, is_said in (((), True), (("-k", "test_it"), True), (("-k", "nothing or test_it"), True)):
+        result = vendor(TEST.format(pages=[0x48000]), "--pkvm-golden", *options)
+        assert (str(left) in result.stdout.str()) == is_said
+    result = vendor(two, "--pkvm-golden", "-k", "test_it")
+    assert "golden files of no test" not in result.stdout.str()

@@ -293,3 +293,19 @@ def test_without_a_test_of_modules_nothing_of_the_emulator_is_imported(vendor: V
         """,
         ini="pkvm_contracts =\n",
     ).assert_outcomes(passed=1)
+
+
+def test_a_boot_that_fails_shows_its_log_and_what_broke_without_a_traceback(vendor: Vendor) -> None:
+    result = vendor(
+        """
+        import pytest
+
+        @pytest.mark.pkvm(android=["5.15", 16], modules=["vendor16.ko"])
+        def test_it(pkvm_system, pkvm_module):
+            assert pkvm_system.call("hyp_call", 0x48000).x1 == 0
+        """
+    )
+    assert result.parseoutcomes().get("passed") == 1
+    result.stdout.fnmatch_lines(["*Kernel command line*"])
+    result.stdout.fnmatch_lines(["*ABI breaks*", "ABI break of vendor on android14-5.15: *host_share_hyp*"])
+    result.stdout.no_fnmatch_line("*During handling*")

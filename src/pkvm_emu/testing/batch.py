@@ -200,8 +200,13 @@ class JobRunner:
             failures = run_case(system, job.path, case)
         except EmulatorError:
             raise
+        except UsageError as error:
+            # A file or an option is wrong: nothing is said about the module.
+            return CaseResult(*place, job.android or "", ERROR, (Message(case.line, str(error)),))
         except PkvmEmuError as error:
-            return CaseResult(*place, job.android or "", ERROR, (Message(case.line, f"the boot ended with: {error}"),))
+            lines = [f"the boot ended with: {error}", *self._session.abi_breaks(recipe, job.android)]
+            messages = tuple(Message(case.line, line) for line in lines)
+            return CaseResult(*place, job.android or "", FAILED, messages, sections=self._session.failed_boot(error))
         android = job.android or system.generation.name
         figures = {name.removeprefix("pkvm_"): value for name, value in watched.figures() if name != "pkvm_android"}
         messages = [Message(failure.line, failure.message) for failure in failures]
@@ -212,7 +217,7 @@ class JobRunner:
             messages += [Message(case.line, text) for text in wrong]
         sections = tuple(watched.sections(None)) if messages else ()
         if messages:
-            messages += [Message(case.line, text) for text in _abi_breaks(recipe, android, self._session)]
+            messages += [Message(case.line, text) for text in self._session.abi_breaks(recipe, android)]
         findings = tuple(finding.as_dict() for finding in watched.findings())
         watched.release()
         return CaseResult(*place, android, FAILED if messages else PASSED, tuple(messages), figures, sections, findings)
@@ -224,21 +229,6 @@ class JobRunner:
     def close(self) -> None:
         """Let the systems go."""
         self._session.close()
-
-
-def _abi_breaks(recipe: Recipe, android: str, session: TestSession) -> list[str]:
-    """What explains a failure on a generation that a module was not built for."""
-    from pkvm_emu.inspect.abi import abi_breaks
-
-    found = []
-    for path in recipe.modules:
-        file = session.pool.module(path, recipe.android)
-        try:
-            found += [f"ABI break of {file.name} on {android}: {one}" for one in abi_breaks(file, android)]
-        except PkvmEmuError:
-            # Nothing tells what it was built for.
-            continue
-    return found
 
 
 def _session(contracts: str, golden: str | None, covers: bool) -> TestSession:

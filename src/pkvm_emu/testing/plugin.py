@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _PARAMETER = "_pkvm_android"
 _FIXTURES = frozenset(("pkvm_system", "pkvm_module", "pkvm_boot", "pkvm_recipe"))
 _SESSION: pytest.StashKey[TestSession] = pytest.StashKey()
+_RECIPES: pytest.StashKey[list[Recipe]] = pytest.StashKey()
+_FAILED_BOOT: pytest.StashKey[tuple[tuple[str, str], ...]] = pytest.StashKey()
 _WATCHED: pytest.StashKey[WatchedSystems] = pytest.StashKey()
 
 
@@ -143,7 +145,8 @@ def pkvm_system(request: pytest.FixtureRequest, pkvm_recipe: Recipe) -> System:
     try:
         return _boot(request.node, pkvm_recipe)
     except PkvmEmuError as error:
-        pytest.fail(f"the boot of {_words(pkvm_recipe)} ended with: {error}", pytrace=False)
+        ended = f"the boot of {_words(pkvm_recipe)} ended with: {error}"
+    pytest.fail(ended, pytrace=False)
 
 
 @pytest.fixture
@@ -173,7 +176,13 @@ def _session(config: pytest.Config) -> TestSession:
 def _boot(item: pytest.Item, recipe: Recipe) -> System:
     """A system for a test, watched."""
     session = _session(item.config)
-    return _watch(item).add(session.system(recipe), session.complete(recipe))
+    item.stash.setdefault(_RECIPES, []).append(recipe)
+    try:
+        system = session.system(recipe)
+    except PkvmEmuError as error:
+        item.stash[_FAILED_BOOT] = session.failed_boot(error)
+        raise
+    return _watch(item).add(system, session.complete(recipe))
 
 
 def _watch(item: pytest.Item) -> WatchedSystems:
@@ -210,16 +219,25 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report: Any = yield
     watched = item.stash.get(_WATCHED, None)
     if watched is not None and report.when == "call":
-        error = call.excinfo.value if call.excinfo is not None else None
         item.user_properties.extend(watched.figures())
         executed = _session(item.config).harvest()
         share = executed.percent() if executed is not None else None
         if share is not None:
             item.user_properties.append(("pkvm_coverage", f"{share:.1f}"))
         report.user_properties = list(item.user_properties)
-        if report.failed:
-            report.sections.extend(watched.sections(error))
+    if report.failed and report.when in ("setup", "call"):
+        if watched is not None:
+            report.sections.extend(watched.sections(call.excinfo.value if call.excinfo is not None else None))
+        report.sections.extend(item.stash.get(_FAILED_BOOT, ()))
+        report.sections.extend(_abi_breaks(item))
     return report
+
+
+def _abi_breaks(item: pytest.Item) -> list[tuple[str, str]]:
+    """What explains a failure on a generation that the modules were not built for."""
+    recipes = item.stash.get(_RECIPES, [])
+    lines = [line for recipe in recipes for line in _session(item.config).abi_breaks(recipe, recipe.android)]
+    return [("ABI breaks", "\n".join(dict.fromkeys(lines)))] if lines else []
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
@@ -289,3 +307,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("golden files written")
         for path in session.golden.written:
             terminalreporter.write_line(str(path))
+    if session.golden is not None and _ran_all(terminalreporter, config):
+        stale = session.golden.stale()
+        if stale:
+            terminalreporter.section("golden files of no test")
+            for path in stale:
+                terminalreporter.write_line(str(path))
+
+
+def _ran_all(terminalreporter: Any, config: pytest.Config) -> bool:
+    """Every test of the files that were run has passed: a golden file that was not compared belongs to none."""
+    others = any(terminalreporter.stats.get(name) for name in ("failed", "error", "skipped", "deselected", "xfailed"))
+    chosen = any("::" in argument for argument in config.args)
+    return not others and not chosen and not config.getoption("--collect-only")

@@ -122,6 +122,8 @@ class SystemPool:
         self._systems: OrderedDict[tuple[object, ...], _Booted] = OrderedDict()
         self._registries = Registries()
         self.boots = 0
+        #: The system of the last boot, whether it came to its end or not.
+        self.booting: System | None = None
 
     def system(self, recipe: Recipe) -> System:
         """A system as right after its boot. It is shared: the next call with this recipe brings the same one back.
@@ -155,15 +157,21 @@ class SystemPool:
 
         profile = replace(MachineProfile.parse(recipe.machine), ram_size=recipe.ram_mib << 20, cpus=recipe.cpus)
         self.boots += 1
+        self.booting = None
         return boot(
             recipe.android,
             [self.module(path, recipe.android) for path in recipe.modules],
             recipe.cmdline,
             profile,
             dtb=recipe.dtb,
-            prepare=self._prepare,
+            prepare=self._begin,
             **dict(recipe.options),
         )
+
+    def _begin(self, system: System) -> None:
+        self.booting = system
+        if self._prepare is not None:
+            self._prepare(system)
 
     def module(self, path: Path, android: str | None) -> ModuleFile:
         """The module of a ``.ko``, or of a source directory, which is built for ``android``."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pkvm_emu.errors import PkvmEmuError
 from pkvm_emu.testing.golden.files import GoldenFiles, file_name
 from pkvm_emu.testing.pool import SystemPool
 
@@ -80,6 +81,32 @@ class TestSession:
         if self.golden is not None:
             options["timeline"] = True
         return replace(recipe, options=tuple(sorted(options.items())))
+
+    def failed_boot(self, error: BaseException) -> tuple[tuple[str, str], ...]:
+        """Title and text of what the system whose boot ended with ``error`` did until then."""
+        from pkvm_emu.testing.watched import WatchedSystems
+
+        system, watched = self.pool.booting, WatchedSystems()
+        if system is None:
+            return ()
+        watched.add(system)
+        sections = tuple(watched.sections(error))
+        watched.release()
+        return sections
+
+    def abi_breaks(self, recipe: Recipe, android: str | None) -> list[str]:
+        """What explains a failure on a generation that a module was not built for, a line each."""
+        from pkvm_emu.inspect.abi import abi_breaks
+
+        found: list[str] = []
+        for path in recipe.modules if android is not None else ():
+            try:
+                file = self.pool.module(path, recipe.android)
+                found += [f"ABI break of {file.name} on {android}: {one}" for one in abi_breaks(file, android)]
+            except PkvmEmuError:
+                # Nothing tells what it was built for.
+                continue
+        return found
 
     def judge(self, title: str, directory: Path, stem: str, systems: list[Watched]) -> list[str]:
         """What is wrong with a test that passed: breaches of contracts, behaviour that is not the golden one.

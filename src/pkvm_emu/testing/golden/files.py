@@ -31,6 +31,16 @@ class GoldenFiles:
 
     update: bool = False
     written: list[Path] = field(default_factory=list)
+    compared: set[Path] = field(default_factory=set)
+
+    def stale(self) -> list[Path]:
+        """Golden files beside those that were compared, of the same test files, that nothing was compared with: of tests that
+        are gone, or have other names. It means something only when every test has run.
+        """
+        places = {path.parent for path in self.compared}
+        found = {path for place in places if place.is_dir() for path in place.glob("*.txt")}
+        # Boots are beside the directories of the test files, and belong to none of them.
+        return sorted(path for path in found - self.compared if not path.name.startswith("boot."))
 
     def check(self, path: Path, text: str) -> str | None:
         """Compare ``text`` with a golden file, or write it where there is none.
@@ -41,6 +51,7 @@ class GoldenFiles:
         Raises:
             UsageError: the file cannot be read or written.
         """
+        self.compared.add(path)
         try:
             known = path.read_text()
         except FileNotFoundError:
