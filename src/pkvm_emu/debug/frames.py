@@ -59,8 +59,9 @@ class _Walk:
         self.frames: list[Frame] = []
         self._callers = [registers for index, registers in debugger.control.callers if index == cpu]
         pc, fp, lr, sp, pstate = (debugger.registers.read(cpu, name) for name in ("pc", "x29", "x30", "sp", "cpsr"))
-        at: _Registers | None = _Registers(pstate >> 2 & 3, pc, fp, lr, sp)
-        if self._is_panicking(at.el, pc):
+        start = _Registers(pstate >> 2 & 3, pc, fp, lr, sp)
+        at: _Registers | None = start
+        if self._is_panicking(start.el, pc):
             # The panic's own code has no frame: what it interrupted comes next.
             self.frames.append(Frame(2, pc, sp))
             at = self._interrupted()
