@@ -12,7 +12,6 @@ from pkvm_emu.testing.cases.model import Case, CaseFile
 from pkvm_emu.testing.cases.reader import SUFFIX, CaseFileError, read_case_file
 from pkvm_emu.testing.coverage.model import Coverage
 from pkvm_emu.testing.golden.files import GoldenFiles
-from pkvm_emu.testing.recipe import Recipe
 from pkvm_emu.testing.results import ERROR, FAILED, PASSED, SKIPPED, CaseResult, Message, in_order
 from pkvm_emu.testing.session import DEFAULT_CONTRACTS, TestSession
 
@@ -205,8 +204,8 @@ class JobRunner:
             return CaseResult(*place, job.android or "", ERROR, (Message(case.line, str(error)),))
         except PkvmEmuError as error:
             lines = [f"the boot ended with: {error}", *self._session.abi_breaks(recipe, job.android)]
-            messages = tuple(Message(case.line, line) for line in lines)
-            return CaseResult(*place, job.android or "", FAILED, messages, sections=self._session.failed_boot(error))
+            ended = tuple(Message(case.line, line) for line in lines)
+            return CaseResult(*place, job.android or "", FAILED, ended, sections=self._session.failed_boot(error))
         android = job.android or system.generation.name
         figures = {name.removeprefix("pkvm_"): value for name, value in watched.figures() if name != "pkvm_android"}
         messages = [Message(failure.line, failure.message) for failure in failures]

@@ -99,7 +99,9 @@ class TestSession:
         from pkvm_emu.inspect.abi import abi_breaks
 
         found: list[str] = []
-        for path in recipe.modules if android is not None else ():
+        if android is None:
+            return found
+        for path in recipe.modules:
             try:
                 file = self.pool.module(path, recipe.android)
                 found += [f"ABI break of {file.name} on {android}: {one}" for one in abi_breaks(file, android)]
