@@ -1,8 +1,8 @@
 """Sections of the emulated kernel image as a linker script would name them.
 
 What the image holds lies where :mod:`pkvm_emu.kernel.layout` says; the boundaries here enclose it the way those of a real image do:
-code first (vectors, entries, the stubs of exported functions), then read-only data, then what is for init alone, then writable data. A module
-that protects the kernel's code and read-only data finds nothing in those two that the kernel writes.
+code first (vectors, entries, the stubs of exported functions), then read-only data, then what is for init alone, then writable
+data. A module that protects the kernel's code and read-only data finds nothing in those two that the kernel writes.
 """
 
 from __future__ import annotations

@@ -184,5 +184,7 @@ def test_every_access_to_a_window_is_recorded_with_its_place(run: Run) -> None:
 
 def test_a_driver_that_waits_for_a_bit_nobody_sets_is_stopped_with_the_register(run: Run) -> None:
     loop = text().replace("writel(clock, state->regs);", "while (!(readl(state->regs + 8) & 1)) ;")
-    with pytest.raises(Stuck, match=r"probe.* waits for ever on the register at 0x10000008 \(/timer@10000000 \+0x8\), which reads 0x0"):
+    with pytest.raises(
+        Stuck, match=r"probe.* waits for ever on the register at 0x10000008 \(/timer@10000000 \+0x8\), which reads 0x0"
+    ):
         run(loop, TIMER)

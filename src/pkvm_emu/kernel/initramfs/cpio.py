@@ -9,9 +9,9 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pkvm_emu.elf.decompress import UNPACKED_LIMIT, compression_of, decompress
 from pkvm_emu.elf.elements import printable
 from pkvm_emu.errors import InputError
-from pkvm_emu.elf.decompress import UNPACKED_LIMIT, compression_of, decompress
 
 _NEWC, _CRC, _ODC = b"070701", b"070702", b"070707"
 _HEADER = 110

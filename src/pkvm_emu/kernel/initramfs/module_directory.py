@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 
+from pkvm_emu.elf.decompress import compression_of, decompress
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.errors import InputError
-from pkvm_emu.elf.decompress import compression_of, decompress
 from pkvm_emu.kernel.initramfs.rootfs import RootFs
 from pkvm_emu.kernel.module_names import MODULE_SUFFIXES, Soft, canonical, parse_soft
 
