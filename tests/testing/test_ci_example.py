@@ -74,5 +74,5 @@ def test_a_change_of_behaviour_reads_like_a_diff(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "tests/gate.pkvm.toml:13: x1 is 0x1, expected 0x2" in done.stdout
-    assert "-smc sip 0x200() = x0=-EPERM  [200 instructions]\n+smc sip 0x200() = x0=-EPERM  [198 " in done.stdout
+    assert "tests/gate.pkvm.toml:15: x1 is 0x1, expected 0x2" in done.stdout
+    assert "-  smc sip 0x200: 200\n+  smc sip 0x200: 198\n" in done.stdout
