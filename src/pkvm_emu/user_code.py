@@ -9,14 +9,17 @@ from typing import Any
 
 from pkvm_emu.errors import PkvmEmuError, UsageError
 
+#: ``__name__`` of such a file.
+USER_FILE = "<run_path>"
 
-def run_user_file(option: str, path: str | Path, run_name: str | None = None) -> dict[str, Any]:
+
+def run_user_file(option: str, path: str | Path, run_name: str = USER_FILE) -> dict[str, Any]:
     """Run a file and give the names that it defines.
 
     Args:
         option: what it was given with, for messages.
         path: the file.
-        run_name: its ``__name__``; None: ``<run_path>``.
+        run_name: its ``__name__``.
 
     Raises:
         UsageError: it is not there, or fails; the text has its line.

@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = next(module for name, module, _ in COMMANDS if name == parsed.command)
         return int(importlib.import_module(module).execute(parsed))
     except PkvmEmuError as error:
+        if error.exit_code == EXIT_EMULATOR and os.environ.get("PKVM_EMU_TRACEBACK"):
+            raise
         sys.stdout.flush()
         sys.stderr.write(f"pkvm-emu: {error}\n")
         return error.exit_code

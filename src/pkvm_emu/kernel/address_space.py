@@ -238,12 +238,16 @@ class KernelAddressSpace(State):
             raise EmulatorError(f"the module area is full: {size:#x} bytes do not fit below {end:#x}")
         return va
 
+    def has_vmalloc_room(self, size: int) -> bool:
+        """Whether a mapping of that many bytes, and its guard page, fit into the vmalloc area."""
+        return self.next_vmalloc + _page_align(size) + layout.PAGE_SIZE <= self._layout.vmalloc_end
+
     def reserve_vmalloc_area(self, size: int) -> int:
         """Address space in the vmalloc area, with a guard page behind."""
+        if not self.has_vmalloc_room(size):
+            raise EmulatorError("the vmalloc area is full")
         va = self.next_vmalloc
         self.next_vmalloc = va + _page_align(size) + layout.PAGE_SIZE
-        if self.next_vmalloc > self._layout.vmalloc_end:
-            raise EmulatorError("the vmalloc area is full")
         return va
 
 

@@ -47,6 +47,21 @@ def misuse(kernel: Kernel, text: str) -> ModuleError:
     return ModuleError(f"{text}, called from {caller(kernel)}")
 
 
+def hypercall_number(kernel: Kernel, name: str) -> int:
+    """The number of a host hypercall.
+
+    Raises:
+        ModuleError: the generation has no such hypercall: the module was built for another one.
+    """
+    number = kernel.generation.hypercalls.get(name)
+    if number is None:
+        raise ModuleError(
+            f"the hypervisor of {kernel.generation.name} has no hypercall {name}, which {caller(kernel)} asks for; "
+            "choose the module's generation with --android"
+        )
+    return number
+
+
 def access_oops(kernel: Kernel, name: str, fault: GuestFault) -> KernelOops:
     """The oops for an exported function that accessed an address it cannot."""
     esr = fault.esr if isinstance(fault, HostFault) else _DABT_CURRENT | _TRANSLATION_LEVEL_3
@@ -71,6 +86,18 @@ def reach(kernel: Kernel, va: int, size: int) -> None:
             _, fault = kernel.access("host_load8", first)
             if fault is not None:
                 raise HostFault(first, size, fault[0])
+
+
+def require_mapped(kernel: Kernel, va: int, size: int) -> None:
+    """Refuse a range that is not mapped to its end, before a long way through it is begun.
+
+    Raises:
+        GuestFault: at the first address that is not.
+    """
+    at, end = va, va + size
+    while at < end:
+        kernel.memory.to_pa(at)
+        at = (at & -PAGE_SIZE) + PAGE_SIZE
 
 
 def load(kernel: Kernel, va: int, size: int) -> bytes:

@@ -17,6 +17,7 @@ from pkvm_emu.hyp.iommu_rules import DOMAINS_ROOT_OFFSET, RULES
 from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.devicetree.addresses import window
 from pkvm_emu.kernel.devicetree.nodes import DeviceTree
+from pkvm_emu.kernel.guest_access import hypercall_number
 from pkvm_emu.kernel.kernel_bug import warn
 from pkvm_emu.kernel.registry import kernel_part
 from pkvm_emu.machine.state import State, StateDict
@@ -76,7 +77,7 @@ def s32(value: int) -> int:
 
 def call_hyp(kernel: Kernel, name: str, *args: int) -> tuple[int, ...]:
     """``kvm_call_hyp_nvhe``: a host hypercall by name, with a WARN where the hypervisor refuses it; x0..x7 after it."""
-    registers = kernel.hvc(_HCALL_BASE | kernel.generation.hypercalls[name], *args)
+    registers = kernel.hvc(_HCALL_BASE | hypercall_number(kernel, name), *args)
     if registers[0] >> 63:
         warn(kernel, "arch/arm64/include/asm/kvm_host.h kvm_call_hyp_nvhe")
     return registers

@@ -10,6 +10,7 @@ from pkvm_emu.elf.imports import ImportUse
 from pkvm_emu.errors import EmulatorError
 from pkvm_emu.kernel import layout, registry
 from pkvm_emu.kernel.guest_access import access_oops
+from pkvm_emu.kernel.service_failure import FAILURES, service_failure
 from pkvm_emu.kernel.sync import Parked, TryAgain
 from pkvm_emu.kernel.unserved import UnservedPlaces, UnservedSymbol
 from pkvm_emu.kernel.vsprintf_env import GuestFault
@@ -212,6 +213,8 @@ class KernelSymbols(State):
                 raise
             except GuestFault as fault:
                 raise self._places.argument_of(fault.va, name) or access_oops(self._kernel, name, fault) from fault
+            except FAILURES as error:
+                raise service_failure(self._kernel, name, registers, error) from error
 
         return guarded
 

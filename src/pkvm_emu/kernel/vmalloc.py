@@ -71,9 +71,14 @@ class Vmalloc(State):
         return va
 
     def map_physical(self, pa: int, size: int, prot: str) -> int:
-        """Map a physical range of any alignment; the address of its first byte."""
+        """Map a physical range of any alignment; the address of its first byte, or 0 (and a warning) where it does not fit."""
         first = pa & -PAGE_SIZE
         length = -(-(pa + size - first) // PAGE_SIZE) * PAGE_SIZE
+        if not self._kernel.memory.has_vmalloc_room(length):
+            self._kernel.log.write(
+                f"vmap allocation for size {length} failed: use vmalloc=<size> to increase size", level=4
+            )
+            return 0
         va = self._kernel.memory.reserve_vmalloc_area(length)
         self._kernel.memory.map(va, first, length, prot)
         self._remember(va, length, "ioremap", (), first)

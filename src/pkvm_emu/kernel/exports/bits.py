@@ -109,6 +109,8 @@ def find_last_bit(kernel: Kernel, address: Ptr, size: U64) -> int:
 def find_nth_bit(kernel: Kernel, address: Ptr, size: U64, n: U64) -> int:
     """The 1 with number ``n`` (from 0), or ``size``."""
     value = read_bits(kernel, address, size)
+    if n >= value.bit_count():
+        return size
     for _ in range(n):
         value &= value - 1
     return first_set(value, size)
@@ -264,15 +266,20 @@ def bitmap_find_free_region(kernel: Kernel, address: Ptr, bits: U32, order: S32)
 @kernel_symbol("bitmap_release_region", runs_guest=True)
 def bitmap_release_region(kernel: Kernel, address: Ptr, start: U32, order: S32) -> None:
     """Give a region back."""
-    _change(kernel, address, start, 1 << order, False)
+    _change(kernel, address, start, _region(order), False)
+
+
+def _region(order: int) -> int:
+    """``BIT(order)``: the CPU shifts by the low six bits."""
+    return 1 << (order & 63)
 
 
 @kernel_symbol("bitmap_allocate_region", runs_guest=True)
 def bitmap_allocate_region(kernel: Kernel, address: Ptr, start: U32, order: S32) -> int:
     """Take a certain region; -EBUSY where a bit of it is set."""
-    if read_bits(kernel, address, start + (1 << order)) >> start:
+    if read_bits(kernel, address, start + _region(order)) >> start:
         return -EBUSY
-    _change(kernel, address, start, 1 << order, True)
+    _change(kernel, address, start, _region(order), True)
     return 0
 
 

@@ -20,7 +20,8 @@ from pkvm_emu.machine.calling import S32, U32, U64, Bool, Ptr
 def make_code_visible(kernel: Kernel, start: Ptr, end: Ptr) -> int:
     """Code that was written to a range may run."""
     kernel.machine.core.code_epoch += 1
-    kernel.machine.engine.forget_code(start, end)
+    if start < end:
+        kernel.machine.engine.forget_code(start, end)
     return 0
 
 

@@ -10,6 +10,7 @@ from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.kernel_bug import bug
 from pkvm_emu.kernel.registry import kernel_part, kernel_symbol
 from pkvm_emu.kernel.slab import Slab
+from pkvm_emu.kernel.vsprintf_env import GuestFault
 from pkvm_emu.machine.calling import S32, U64, Ptr
 from pkvm_emu.machine.state import State, StateDict
 
@@ -36,15 +37,34 @@ class GenPools(State):
     def __init__(self, kernel: Kernel) -> None:
         journal = kernel.machine.journal
         super().__init__(journal, "kernel.genpools")
+        self._kernel = kernel
         self.orders: StateDict[int, int] = StateDict(journal, "kernel.genpools.orders")
         self.chunks: StateDict[int, tuple[Chunk, ...]] = StateDict(journal, "kernel.genpools.chunks")
         self.live: StateDict[tuple[int, int], int] = StateDict(journal, "kernel.genpools.live")
 
+    def of(self, pool: int) -> tuple[Chunk, ...]:
+        """The chunks of a pool.
+
+        Raises:
+            GuestFault: NULL.
+            KernelOops: there is no pool at that address, where a device would follow whatever lies there.
+        """
+        if not pool:
+            raise GuestFault(pool, 8)
+        if pool not in self.chunks:
+            raise bug(self._kernel, "lib/genalloc.c", f"{pool:#x} is no gen_pool")
+        return self.chunks[pool]
+
+    def granule(self, pool: int) -> int:
+        """Bytes that it gives multiples of; raises as :meth:`of`."""
+        self.of(pool)
+        return 1 << self.orders[pool]
+
     def allocate(self, pool: int, size: int) -> int:
         """The lowest free place that fits; 0 where there is none."""
-        granule = 1 << self.orders[pool]
+        granule = self.granule(pool)
         size = -(-size // granule) * granule
-        for chunk in self.chunks[pool]:
+        for chunk in self.of(pool):
             at = chunk.va
             for (owner, start), length in sorted(self.live.items()):
                 if owner == pool and chunk.va <= start < chunk.va + chunk.size:
@@ -63,7 +83,7 @@ def gen_pool_create(kernel: Kernel, order: S32, node: S32) -> int:
     pool = kernel.part(Slab).kmalloc(_POOL_SIZE) or 0
     if pool:
         pools = kernel.part(GenPools)
-        pools.orders[pool], pools.chunks[pool] = order, ()
+        pools.orders[pool], pools.chunks[pool] = order & 31, ()
     return pool
 
 
@@ -77,7 +97,7 @@ def devm_gen_pool_create(kernel: Kernel, device: Ptr, order: S32, node: S32, nam
 def gen_pool_add_owner(kernel: Kernel, pool: Ptr, va: U64, pa: U64, size: U64, node: S32, owner: Ptr) -> int:
     """Give memory to a pool: 0."""
     pools = kernel.part(GenPools)
-    pools.chunks[pool] = (*pools.chunks[pool], Chunk(va, pa, size))
+    pools.chunks[pool] = (*pools.of(pool), Chunk(va, pa, size))
     return 0
 
 
@@ -105,7 +125,7 @@ def gen_pool_dma_alloc(kernel: Kernel, pool: Ptr, size: U64, handle: Ptr) -> int
 def gen_pool_free_owner(kernel: Kernel, pool: Ptr, address: U64, size: U64, owner: Ptr) -> None:
     """Give memory back; what was not taken so is a BUG."""
     pools = kernel.part(GenPools)
-    granule = 1 << pools.orders[pool]
+    granule = pools.granule(pool)
     if pools.live.get((pool, address)) != -(-size // granule) * granule:
         raise bug(kernel, "lib/genalloc.c", f"gen_pool_free of {address:#x}, {size} bytes, which were not allocated so")
     del pools.live[pool, address]
@@ -114,7 +134,7 @@ def gen_pool_free_owner(kernel: Kernel, pool: Ptr, address: U64, size: U64, owne
 @kernel_symbol("gen_pool_virt_to_phys")
 def gen_pool_virt_to_phys(kernel: Kernel, pool: Ptr, address: U64) -> int:
     """Physical address of memory of a pool, all ones where it is of none of its chunks."""
-    for chunk in kernel.part(GenPools).chunks[pool]:
+    for chunk in kernel.part(GenPools).of(pool):
         if chunk.va <= address < chunk.va + chunk.size:
             return chunk.pa + address - chunk.va
     return _NO_PHYS
@@ -123,7 +143,7 @@ def gen_pool_virt_to_phys(kernel: Kernel, pool: Ptr, address: U64) -> int:
 @kernel_symbol("gen_pool_size")
 def gen_pool_size(kernel: Kernel, pool: Ptr) -> int:
     """Bytes of a pool."""
-    return sum(chunk.size for chunk in kernel.part(GenPools).chunks[pool])
+    return sum(chunk.size for chunk in kernel.part(GenPools).of(pool))
 
 
 @kernel_symbol("gen_pool_avail")
@@ -136,7 +156,7 @@ def gen_pool_avail(kernel: Kernel, pool: Ptr) -> int:
 @kernel_symbol("gen_pool_has_addr")
 def gen_pool_has_addr(kernel: Kernel, pool: Ptr, address: U64, size: U64) -> int:
     """Whether a range lies in one chunk of a pool."""
-    chunks = kernel.part(GenPools).chunks[pool]
+    chunks = kernel.part(GenPools).of(pool)
     return any(chunk.va <= address and address + size <= chunk.va + chunk.size for chunk in chunks)
 
 
@@ -144,6 +164,7 @@ def gen_pool_has_addr(kernel: Kernel, pool: Ptr, address: U64, size: U64) -> int
 def gen_pool_destroy(kernel: Kernel, pool: Ptr) -> None:
     """Remove a pool; memory that is still taken is a BUG."""
     pools = kernel.part(GenPools)
+    pools.of(pool)
     if any(owner == pool for owner, _ in pools.live):
         raise bug(kernel, "lib/genalloc.c")
     del pools.orders[pool], pools.chunks[pool]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from errno import EINVAL
 
-from pkvm_emu.kernel.guest_access import load, store
+from pkvm_emu.kernel.guest_access import load, require_mapped, store
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.registry import kernel_symbol, kernel_variable
 from pkvm_emu.kernel.vsprintf_env import hash_pointer
@@ -96,6 +96,7 @@ def print_hex_dump(
 ) -> None:
     """A dump in the log, each line with the prefix and its (hashed) address or its offset."""
     row = row if row in (16, 32) else 16
+    require_mapped(kernel, buf, length)
     for offset in range(0, length, row):
         data = load(kernel, buf + offset, min(row, length - offset))
         text = dump_line(data, row, group, ascii_column)[: _LINE_BUFFER - 1]

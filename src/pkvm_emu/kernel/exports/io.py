@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from pkvm_emu.kernel.guest_access import HostFault, load, store
+from pkvm_emu.kernel.guest_access import HostFault, load, require_mapped, store
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.registry import kernel_symbol, kernel_variable
 from pkvm_emu.machine.calling import U8, U64, Ptr
@@ -48,6 +48,7 @@ def _steps(address: int, count: int) -> Any:
 @kernel_symbol("__memcpy_fromio", "memcpy_fromio", runs_guest=True)
 def memcpy_fromio(kernel: Kernel, dest: Ptr, src: Ptr, count: U64) -> None:
     """Copy from device memory."""
+    require_mapped(kernel, src, count)
     for at, size in _steps(src, count):
         store(kernel, dest + at - src, device_load(kernel, at, size).to_bytes(size, "little"))
 
@@ -55,6 +56,7 @@ def memcpy_fromio(kernel: Kernel, dest: Ptr, src: Ptr, count: U64) -> None:
 @kernel_symbol("__memcpy_toio", "memcpy_toio", runs_guest=True)
 def memcpy_toio(kernel: Kernel, dest: Ptr, src: Ptr, count: U64) -> None:
     """Copy to device memory."""
+    require_mapped(kernel, dest, count)
     for at, size in _steps(dest, count):
         device_store(kernel, at, int.from_bytes(load(kernel, src + at - dest, size), "little"), size)
 
@@ -62,6 +64,7 @@ def memcpy_toio(kernel: Kernel, dest: Ptr, src: Ptr, count: U64) -> None:
 @kernel_symbol("__memset_io", "memset_io", runs_guest=True)
 def memset_io(kernel: Kernel, dest: Ptr, value: U8, count: U64) -> None:
     """Fill device memory."""
+    require_mapped(kernel, dest, count)
     for at, size in _steps(dest, count):
         device_store(kernel, at, int.from_bytes(bytes((value,)) * size, "little"), size)
 
@@ -69,6 +72,7 @@ def memset_io(kernel: Kernel, dest: Ptr, value: U8, count: U64) -> None:
 @kernel_symbol("__iowrite32_copy", runs_guest=True)
 def iowrite32_copy(kernel: Kernel, dest: Ptr, src: Ptr, count: U64) -> None:
     """Copy ``count`` 32-bit words to device memory."""
+    require_mapped(kernel, dest, 4 * count)
     for offset in range(0, 4 * count, 4):
         device_store(kernel, dest + offset, int.from_bytes(load(kernel, src + offset, 4), "little"), 4)
 
@@ -76,6 +80,7 @@ def iowrite32_copy(kernel: Kernel, dest: Ptr, src: Ptr, count: U64) -> None:
 @kernel_symbol("__iowrite64_copy", runs_guest=True)
 def iowrite64_copy(kernel: Kernel, dest: Ptr, src: Ptr, count: U64) -> None:
     """Copy ``count`` 64-bit words to device memory."""
+    require_mapped(kernel, dest, 8 * count)
     for offset in range(0, 8 * count, 8):
         device_store(kernel, dest + offset, int.from_bytes(load(kernel, src + offset, 8), "little"), 8)
 

@@ -162,7 +162,7 @@ def kvm_iommu_map_pages(
 @kernel_symbol("kvm_iommu_unmap_pages", runs_guest=True)
 def kvm_iommu_unmap_pages(kernel: Kernel, domain: U32, iova: U64, pgsize: U64, pgcount: U64) -> int:
     """Unmap pages; bytes unmapped."""
-    total, size = 0, pgsize * pgcount
+    total, size = 0, pgsize * pgcount & _U64
     while True:
         result = call_hyp(kernel, "host_iommu_unmap_pages", domain, iova, pgsize, pgcount)
         unmapped = result[1]

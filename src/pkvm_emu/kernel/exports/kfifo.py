@@ -34,7 +34,7 @@ class _Fifo:
         return self.mask + 1 - self.used
 
     def put(self, data: bytes) -> None:
-        count = len(data) // self.element
+        count = len(data) // self.element if self.element else 0
         at = (self.inserted & self.mask) * self.element
         first = min(len(data), (self.mask + 1) * self.element - at)
         store(self._kernel, self.data + at, data[:first])
@@ -51,7 +51,7 @@ class _Fifo:
 
 
 def _make_ready(kernel: Kernel, fifo: int, data: int, elements: int, element: int) -> None:
-    store(kernel, fifo, struct.pack("<IIIIQ", 0, 0, elements - 1 if elements else 0, element, data))
+    store(kernel, fifo, struct.pack("<IIIIQ", 0, 0, elements - 1 if elements else 0, element & _M32, data))
 
 
 @kernel_symbol("__kfifo_alloc", runs_guest=True)
@@ -69,7 +69,7 @@ def kfifo_alloc(kernel: Kernel, fifo: Ptr, size: U32, element: U64, flags: U32) 
 @kernel_symbol("__kfifo_init", runs_guest=True)
 def kfifo_init(kernel: Kernel, fifo: Ptr, buffer: Ptr, size: U32, element: U64) -> int:
     """A queue in a given buffer (rounded down to a power of two); 0 or -EINVAL."""
-    count = size // element
+    count = size // element if element else 0
     count = 1 << count.bit_length() - 1 if count else 0
     _make_ready(kernel, fifo, buffer, count, element)
     return -EINVAL if count < 2 else 0
@@ -112,7 +112,7 @@ def kfifo_out(kernel: Kernel, fifo: Ptr, buffer: Ptr, count: U32) -> int:
 def kfifo_from_user(kernel: Kernel, fifo: Ptr, source: Ptr, size: U64, copied: Ptr) -> int:
     """Put in what user space gives; 0 or -EFAULT, and the bytes in ``*copied``."""
     queue = _Fifo(kernel, fifo)
-    count = min(size // queue.element, queue.room)
+    count = min(size // (queue.element or 1), queue.room)
     data = user_bytes(kernel, source, count * queue.element)
     if data is None:
         store_uint(kernel, copied, 0, 4)
@@ -126,10 +126,10 @@ def kfifo_from_user(kernel: Kernel, fifo: Ptr, source: Ptr, size: U64, copied: P
 def kfifo_to_user(kernel: Kernel, fifo: Ptr, dest: Ptr, size: U64, copied: Ptr) -> int:
     """Give user space what is in it; 0 or -EFAULT, and the bytes in ``*copied``."""
     queue = _Fifo(kernel, fifo)
-    data = queue.peek(min(size // queue.element, queue.used))
+    data = queue.peek(min(size // (queue.element or 1), queue.used))
     if copy_to_user_bytes(kernel, dest, data):
         store_uint(kernel, copied, 0, 4)
         return -EFAULT
-    queue.drop(len(data) // queue.element)
+    queue.drop(len(data) // (queue.element or 1))
     store_uint(kernel, copied, len(data), 4)
     return 0

@@ -24,6 +24,8 @@ _MINIMUM, _CURRENT, _ELEMENTS, _DATA, _ALLOC, _FREE = 4, 8, 16, 24, 32, 40
 
 def _start(kernel: Kernel, pool: int, minimum: int, alloc: int, free: int, data: int) -> int:
     """Fill a pool with its reserve; 0 or -ENOMEM (with everything given back)."""
+    if minimum < 0:
+        return -ENOMEM  # As a size_t no allocation is as large.
     array = kernel.part(Slab).kmalloc(8 * minimum, line_facts(kernel.generation.kernel).gfp_zero)
     if array is None:
         return -ENOMEM

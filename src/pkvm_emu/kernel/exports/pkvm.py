@@ -13,6 +13,7 @@ from pkvm_emu.elf import hyprel
 from pkvm_emu.elf.arch_hyp import find_init_slot
 from pkvm_emu.errors import ModuleError
 from pkvm_emu.kernel.el2_imports import patch_imports
+from pkvm_emu.kernel.guest_access import hypercall_number
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.modules import LoadedModule
 from pkvm_emu.kernel.registry import kernel_symbol
@@ -45,8 +46,8 @@ def _s32(value: int) -> int:
 
 
 def hypercall(kernel: Kernel, name: str, *args: int) -> tuple[int, ...]:
-    """``kvm_call_hyp_nvhe``: a host hypercall by name; x0..x7 after it."""
-    return kernel.hvc(_HCALL_BASE | kernel.generation.hypercalls[name], *args)
+    """``kvm_call_hyp_nvhe``: a host hypercall by name; x0..x7 after it. Raises as :func:`hypercall_number`."""
+    return kernel.hvc(_HCALL_BASE | hypercall_number(kernel, name), *args)
 
 
 @kernel_symbol("__pkvm_load_el2_module", runs_guest=True)

@@ -25,6 +25,8 @@ def _top_up(kernel: Kernel, allocator: int, blocks: int, order: int) -> int:
     """Allocate ``blocks`` blocks, link them and hand them to an allocator of the hypervisor; 0 or -errno."""
     if not kernel.protected:
         return 0
+    if blocks << order > kernel.machine.ram.size >> _PAGE_SHIFT:
+        return -ENOMEM  # After the kernel had taken all of its memory, and given it back.
     taken: list[int] = []
     head = 0
     for _ in range(blocks):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from errno import EINVAL, ENOMEM
 
-from pkvm_emu.kernel.guest_access import load, load_u32, load_u64, store, store_uint
+from pkvm_emu.kernel.guest_access import load, load_u32, load_u64, require_mapped, store, store_uint
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.layout import PAGE_SIZE
 from pkvm_emu.kernel.line_facts import line_facts
@@ -62,13 +62,15 @@ def sg_nents(kernel: Kernel, first: Ptr) -> int:
 
 @kernel_symbol("sg_last", runs_guest=True)
 def sg_last(kernel: Kernel, first: Ptr, count: U32) -> int:
-    """The last entry."""
-    return entries(kernel, first, count)[-1]
+    """The last entry; NULL of none."""
+    found = entries(kernel, first, count)
+    return found[-1] if found else 0
 
 
 @kernel_symbol("sg_init_table", runs_guest=True)
 def sg_init_table(kernel: Kernel, first: Ptr, count: U32) -> None:
     """Zero ``count`` entries and mark the last."""
+    require_mapped(kernel, first, ENTRY_BYTES * count)
     store(kernel, first, bytes(ENTRY_BYTES * count))
     store_uint(kernel, first + ENTRY_BYTES * (count - 1), _END, 8)
 

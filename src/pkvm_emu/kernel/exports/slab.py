@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from pkvm_emu.kernel.guest_access import load_string, load_u32, load_u64, misuse, store_uint
+from pkvm_emu.kernel.guest_access import load_string, load_u32, load_u64, misuse, require_mapped, store_uint
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.kernel_bug import warn
 from pkvm_emu.kernel.line_facts import line_facts
@@ -134,6 +134,7 @@ def kvfree(kernel: Kernel, address: Ptr) -> None:
 def kvfree_sensitive(kernel: Kernel, address: Ptr, size: U64) -> None:
     """Zero and free."""
     if address > 16:
+        require_mapped(kernel, address, size)
         kernel.memory.write(address, bytes(size))
     kvfree(kernel, address)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from errno import E2BIG, EINVAL
 
-from pkvm_emu.kernel.guest_access import load, load_string, load_u64, store, store_uint
+from pkvm_emu.kernel.guest_access import load, load_string, load_u64, require_mapped, store, store_uint
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.kernel_bug import bug, fortify_panic
 from pkvm_emu.kernel.line_facts import line_facts
@@ -152,6 +152,7 @@ def strscpy_pad(kernel: Kernel, dest: Ptr, src: Ptr, count: U64) -> int:
     """As ``strscpy``, and fills the rest with NULs."""
     written = strscpy(kernel, dest, src, count)
     if 0 <= written < count - 1:
+        require_mapped(kernel, dest, count)
         store(kernel, dest + written + 1, bytes(count - written - 1))
     return written
 

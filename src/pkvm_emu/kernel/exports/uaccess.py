@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from errno import EFAULT, EINVAL, ENOMEM
 
 from pkvm_emu.kernel.exports.io import device_load, device_store
-from pkvm_emu.kernel.guest_access import HostFault, load, store
+from pkvm_emu.kernel.guest_access import HostFault, load, require_mapped, store
 from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.kernel_bug import bug, warn
 from pkvm_emu.kernel.registry import kernel_symbol
@@ -96,6 +96,7 @@ def user_bytes(kernel: Kernel, address: int, size: int) -> bytes | None:
 def copy_from_user(kernel: Kernel, dest: Ptr, src: Ptr, size: U64) -> int:
     """The number of bytes that could not be read (``_copy_from_user`` also zeroes them)."""
     done = _user_bytes(kernel, src, size)
+    require_mapped(kernel, dest, size)
     store(kernel, dest, kernel.memory.read(src, done) + bytes(size - done))
     return size - done
 
