@@ -179,7 +179,9 @@ class RunReport:
             found = file.va_bits
             if found is not None:
                 differs = "" if found.bits == running else f", but this one has {running}"
-                text = f"{file.name} was compiled for a kernel with {found.bits}-bit addresses ({found.reason}){differs}"
+                text = (
+                    f"{file.name} was compiled for a kernel with {found.bits}-bit addresses ({found.reason}){differs}"
+                )
                 yield Line(text, "red" if differs else None)
 
     def _machine_line(self) -> str:

@@ -180,7 +180,9 @@ class _Reader:
             raise self._error(f"not a relocatable object (ET_REL) but {found}; give a .ko or .o")
         if offset and count == 0 and self._counted_in_section_0(offset):
             # More than 65279 sections: the kernel's loader takes e_shnum as it stands, and refuses the file too.
-            raise self._error("keeps its number of sections in section 0 (extended numbering), which no module loader reads")
+            raise self._error(
+                "keeps its number of sections in section 0 (extended numbering), which no module loader reads"
+            )
         if offset == 0 or count == 0:
             raise self._error("has no section header table, nothing can be loaded from it")
         if entry_size != _SECTION_HEADER.size:

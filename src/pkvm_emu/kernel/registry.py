@@ -84,9 +84,7 @@ def find_variable(name: str) -> KernelVariable | None:
     return VARIABLES.get(name)
 
 
-def kernel_symbol(
-    *names: str, runs_guest: bool = False, companion: str | tuple[str, ...] = ()
-) -> Callable[[F], F]:
+def kernel_symbol(*names: str, runs_guest: bool = False, companion: str | tuple[str, ...] = ()) -> Callable[[F], F]:
     """Serve one or more exported functions by the decorated one.
 
     Args:

@@ -145,7 +145,8 @@ class Locks(State):
         if held:
             called = self._kernel.describe(self._kernel.machine.engine.read("x30") - 4)
             self._kernel.log.write(
-                f"BUG: scheduling while atomic: {self._task_name()}/{self._kernel.pid}/{held:#010x} at {called}", level=3
+                f"BUG: scheduling while atomic: {self._task_name()}/{self._kernel.pid}/{held:#010x} at {called}",
+                level=3,
             )
 
     def _task_name(self) -> str:

@@ -178,7 +178,9 @@ def test_a_thread_that_never_ran_is_stopped_with_eintr(threads: Calls) -> None:
 def test_stopping_a_thread_that_does_not_listen_is_a_hung_task(threads: Calls) -> None:
     threads.start_deaf()
     threads.system.kernel.run_ready()
-    with pytest.raises(Stuck, match=r"init\[1\] is blocked for more than 120 s: stop\+.* waits for the end of the thread deaf\["):
+    with pytest.raises(
+        Stuck, match=r"init\[1\] is blocked for more than 120 s: stop\+.* waits for the end of the thread deaf\["
+    ):
         threads.stop()
 
 

@@ -168,7 +168,9 @@ def schedule_timeout(kernel: Kernel, timeout: S64) -> int:
     return _schedule_timeout(kernel, timeout)
 
 
-@kernel_symbol("schedule_timeout_uninterruptible", "schedule_timeout_killable", "schedule_timeout_idle", runs_guest=True)
+@kernel_symbol(
+    "schedule_timeout_uninterruptible", "schedule_timeout_killable", "schedule_timeout_idle", runs_guest=True
+)
 def schedule_timeout_uninterruptible(kernel: Kernel, timeout: S64) -> int:
     """The same in TASK_UNINTERRUPTIBLE."""
     _set_state(kernel, UNINTERRUPTIBLE)

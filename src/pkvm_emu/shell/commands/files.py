@@ -72,7 +72,9 @@ def _entries(directory: Directory, found: dict[str, str]) -> list[tuple[str, Nod
     return [*dots, *((name, node) for name, node in nodes if node is not None)]
 
 
-@command("find", "[PATH...] [-type d|f|c|l] [-name PATTERN] [-path PATTERN] [-maxdepth N]", "list files below directories")
+@command(
+    "find", "[PATH...] [-type d|f|c|l] [-name PATTERN] [-path PATTERN] [-maxdepth N]", "list files below directories"
+)
 def find(context: Context) -> int:
     """Print every path below the given ones that passes all tests, directories before what is in them."""
     words = list(context.arguments)
