@@ -17,7 +17,7 @@ function head() {
   const status = byId('status');
   if (data.boot.failure || failed) {
     status.classList.add('bad');
-    status.textContent = data.boot.failure || `${failed.name}: ${failed.reason || failed.status}`;
+    status.textContent = data.boot.failure || failed.reason || `${failed.name}: ${failed.status}`;
   } else if (!data.boot.deprivileged) status.textContent = 'The host is not deprivileged';
   else status.textContent = `Booted: the host is deprivileged, ${data.boot.secure ? 'the system is secure' : 'the system is insecure'}`;
   const sum = (rows, kinds) => rows.filter((row) => kinds.includes(row.kind)).reduce((total, row) => total + row.calls, 0);
