@@ -28,6 +28,7 @@ from pkvm_emu.host import Host
 from pkvm_emu.host_actions import HostActions, ModuleSource, read_module
 from pkvm_emu.hyp.hypervisor import Hypervisor
 from pkvm_emu.hyp.hypervisor import register_all as register_hyp
+from pkvm_emu.hyp.layout import FIRST_MODULE_VA
 from pkvm_emu.kernel import layout
 from pkvm_emu.kernel.boot import BootReport
 from pkvm_emu.kernel.command_line import CommandLine
@@ -109,6 +110,8 @@ class System(HostActions, Observations):
             reserved=(self.kernel.hyp_reserved, self.kernel.hyp_reserved_size),
             memstart=memory.memstart,
         )
+        # Modules of both levels are within: what else executes there is firmware.
+        self.machine.engine.halt.cover(FIRST_MODULE_VA, memory.layout.kimage_vaddr + layout.KIMAGE_SIZE)
         self.symbols = Symbolizer(self.kernel, self.hyp)
         # Made before any snapshot: the engine keeps the windows for good.
         self.mmio = self.kernel.part(MmioWindows).bus

@@ -41,6 +41,15 @@ void hyp_call(pkvm_handler_regs_t *regs)
 	case 4:
 		ops->memcpy(words, (void *)&counter, 8);
 		break;
+	case 5: {
+		u64 *node = words;
+
+		words[0] = (u64)&words[1];
+		words[1] = 77;
+		__asm__ volatile("ldr %0, [%0]\\n\\tldr %0, [%0]" : "+r"(node) :: "memory");
+		x[1] = (u64)node;
+		break;
+	}
 	default:
 		x[1] = inner(x[2]);
 	}
@@ -180,6 +189,32 @@ def test_a_watchpoint_stops_before_the_access(harness: Harness, kind: str, hits:
     assert inner <= found[0].pc < inner + 0x40
     if kind == WRITE:
         assert contents == [bytes(8)]
+
+
+@pytest.mark.parametrize("has_history", [False, True], ids=["plain", "with history"])
+def test_a_load_into_its_own_address_register_is_watched_and_executed_once(harness: Harness, has_history: bool) -> None:
+    words = el2(harness.system, "words")
+    bases: list[int] = []
+
+    def watch(session: Session, stop: Stop) -> None:
+        pieces = session.debugger.memory.pieces(words, 16)
+        assert pieces is not None
+        session.debugger.control.watchpoints.add(READ, words, 16, pieces)
+
+    def look(session: Session, stop: Stop) -> None:
+        engine = harness.system.machine.engine
+        word = harness.system.machine.core.fetch(stop.pc)
+        assert word is not None
+        assert word >> 5 & 31 == word & 31
+        bases.append(engine.read(f"x{word & 31}"))
+
+    if has_history:
+        harness.debugger.keep_history()
+    harness.at(look, look)
+    harness.stop_first(watch)
+    assert harness.system.call("hyp_call", 5).x1 == 77
+    assert [stop.kind for stop in harness.stops[1:]] == [StopKind.WATCHPOINT] * 2
+    assert bases == [words, words + 8]
 
 
 def test_a_watchpoint_sees_what_python_writes(harness: Harness, newest: System) -> None:

@@ -1,4 +1,4 @@
-"""How many bytes a load or store instruction moves at a time. Source: Arm ARM, C4.1.94 "Loads and stores"."""
+"""What a load or store instruction moves, and how. Source: Arm ARM, C4.1.94 "Loads and stores"."""
 
 from __future__ import annotations
 
@@ -24,3 +24,21 @@ def access_size(word: int) -> int | None:
     if group == 0x18:
         return 4 << size if is_vector else (4, 8, 4, None)[size]
     return None
+
+
+def is_one_access(word: int) -> bool:
+    """Whether a load or store is done once its one access is: no second register, no write-back, nothing to extend afterwards.
+
+    >>> is_one_access(0xB9400108)  # ldr w8, [x8]
+    True
+    >>> is_one_access(0xB8404428)  # ldr w8, [x1], #4
+    False
+    """
+    group, opc = word >> 24 & 0x3F, word >> 22 & 3
+    if group == 0x08:
+        # LDAR, STLR and their limited-order forms.
+        return word >> 21 & 5 == 4
+    if group not in (0x38, 0x39) or (opc == 3 and word >> 30 < 2):
+        return False
+    # Of those without the long offset: an unscaled offset, or a register.
+    return group == 0x39 or (word >> 21 & 1, word >> 10 & 3) in ((0, 0), (1, 2))

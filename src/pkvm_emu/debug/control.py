@@ -11,7 +11,7 @@ nevertheless.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pkvm_emu.debug.breakpoints import Breakpoint, Breakpoints, Outcome, regime_of
 from pkvm_emu.debug.flow import Unwind
@@ -66,12 +66,15 @@ class RunControl:
         self._hit: Stop | None = None
         self._question: Callable[[], Stop | None] | None = None
         self._is_before_access = False
+        #: All registers before an access that a watchpoint stops at.
+        self._registers: Any = None
         #: By address: whether a WFI is there, for as long as the code is the same.
         self._waits: dict[int, bool] = {}
         self._code_epoch = -1
         #: Goes back in the history, where one is kept (:meth:`keep_history`).
         self.replay: Replay | None = None
         self._interrupt = ""
+        self._cover: int | None = None
         self._reported: BaseException | None = None
         self._next_service: Callable[[Service, tuple[int, ...]], None] | None = None
         self._next_result: Callable[[Service, ServiceResult], None] | None = None
@@ -81,6 +84,7 @@ class RunControl:
     def attach(self) -> None:
         """Take part in every run from now on."""
         self._core.control = self
+        self._cover = self._engine.halt.cover(0, 1 << 64)
         self._next_service, self._core.on_service = self._core.on_service, self._serving
         self._next_result, self._core.on_result = self._core.on_result, self._served
 
@@ -89,6 +93,9 @@ class RunControl:
         self.breakpoints.dispose()
         self.watchpoints.clear()
         self._core.control = None
+        if self._cover is not None:
+            self._engine.unhook(self._cover)
+            self._cover = None
         self._core.on_service, self._core.on_result = self._next_service, self._next_result
         if self.replay is not None:
             self.replay.history.detach()
@@ -107,8 +114,8 @@ class RunControl:
         """Stop at the next instruction boundary. Callable from any thread, again and again until the stop has come."""
         self._interrupt = reason
         if self.replay is None:
-            # Where instructions are counted, the engine is looked after often, and a stop by another thread is not exact.
-            self._engine.stop()
+            # Where instructions are counted, the engine is looked after often, and a halt would be at no exact count.
+            self._core.watchdog.interrupt()
 
     def forget_interrupt(self) -> None:
         """What was asked for up to now is answered by the present stop. Only while nobody asks."""
@@ -327,7 +334,12 @@ class RunControl:
 
     def _report(self, stop: Stop) -> None:
         if self._is_before_access:
-            self.watchpoints.settle(is_before=self._engine.read("pc") == stop.pc)
+            is_before = self._engine.read("pc") == stop.pc
+            self.watchpoints.settle(is_before)
+            if is_before and self._registers is not None:
+                # A load has written its register, which may be the one with the address.
+                self._engine.restore_registers(self._registers)
+            self._registers = None
         self._hit, self._interrupt, self._stepped = None, "", None
         self._resume = self.on_stop(stop)
         self._step_depth = self._core.depth
@@ -380,6 +392,8 @@ class RunControl:
             replay.touched(point)
             return
         self._is_before_access = True
+        if self._hit is None:
+            self._registers = self._engine.save_context()
         self.stop_now(self._watch_stop(point))
 
     def _watch_stop(self, point: Watchpoint) -> Stop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pkvm_emu.machine.core import Service, Stuck
+from pkvm_emu.machine.core import Stuck
 from pkvm_emu.machine.state import State, StateList
 
 if TYPE_CHECKING:
@@ -61,7 +61,11 @@ class AccessLog(State):
         self.entries: StateList[Access] = StateList(machine.journal)
 
     def record(self, entry: Access) -> None:
-        """Add an access; a driver that polls for ever is stopped."""
+        """Add an access.
+
+        Raises:
+            Stuck: the driver polls for ever.
+        """
         last = self.entries[-1] if self.entries else None
         if last is not None and last._replace(times=1) == entry:
             self.entries[-1] = last._replace(times=last.times + 1)
@@ -69,27 +73,15 @@ class AccessLog(State):
             self.entries.append(entry)
         core = self._machine.core
         if self._poll.is_endless(entry.address, core.events, core.ticks):
-            self._give_up(entry)
-        # The engine does not bear being halted in the middle of an access, so the watchdog is told of each.
-        core.events += 1
-        self._poll.events = core.events
-
-    def _give_up(self, entry: Access) -> None:
-        core = self._machine.core
-        before = core.on_exception
-        register = f"the register at {entry.address:#x} ({entry.window} {entry.register})"
-
-        def stuck(*_: object) -> None:
-            core.on_exception = before
             self._poll = _Poll()
+            register = f"the register at {entry.address:#x} ({entry.window} {entry.register})"
             raise Stuck(
                 f"{core.describe(entry.pc, entry.el)} waits for ever on {register}, which reads "
                 f"{entry.value:#x}; set it with system.mmio.poke() before, or give the device a model with --mmio"
             )
-
-        # Whichever comes first: the engine stops, or an exception is taken.
-        core.on_exception = stuck
-        core.leave_hook(Service("register poll", core.el, 0, stuck, in_hook=False))
+        # An access is progress for the watchdog.
+        core.events += 1
+        self._poll.events = core.events
 
 
 class _Poll:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable
 from typing import Any
 
+from pkvm_emu.arch.loadstore import is_one_access
 from pkvm_emu.machine.control import Control
 from pkvm_emu.machine.engine import INTNO_HVC, INTNO_PABT, INTNO_SMC, INTNO_UDEF, BusError, Engine
 from pkvm_emu.machine.exceptions import EC_PAC_TRAP, EC_SHIFT, ExceptionEntry, Taken
@@ -88,6 +89,10 @@ class Core:
         self._exit = False
         self._parked = False
         self._flush = False
+        #: The pending service comes after an access to a device, whose instruction is done but for the PC.
+        self._accessed = False
+        #: x0..x30 before the access at which the run was abandoned.
+        self._before_access: list[int] = []
         self._args = engine.batch(*[f"x{n}" for n in range(STUB_ARGS)], "pc", "pstate")
         self._results = tuple(engine.batch(*[f"x{i}" for i in range(n)]) for n in range(STUB_ARGS + 1))
         self._frame = engine.batch(*[f"x{n}" for n in range(31)], "sp", "nzcv", "pc")
@@ -192,10 +197,27 @@ class Core:
         self._pending = service
         self.engine.stop()
 
+    def leave_after_access(self, service: Service) -> bool:
+        """Called while a device is accessed: perform ``service`` between that instruction and the next.
+
+        Returns:
+            False where that cannot be: the instruction goes on after the access, or is not known.
+        """
+        # Stopped in an access, the engine has done all of it but for the PC.
+        pc = self.engine.read("pc")
+        word = self.fetch(pc) if self.engine.is_pc_exact(pc) and self._pending is None else None
+        if word is None or not is_one_access(word):
+            return False
+        self._accessed = True
+        self.leave_hook(service)
+        return True
+
     def abandon(self, error: BaseException) -> None:
-        """Called where a device is accessed: the run ends there with ``error``."""
+        """Called while a device is accessed: the run ends before that instruction, with ``error``."""
         if self._error is None:
             self._error = error
+            # A load writes its register yet.
+            self._before_access = list(self._frame.read()[:31])
         self.engine.stop()
 
     def _write_result(self, result: int | tuple[int, ...]) -> None:
@@ -368,11 +390,18 @@ class Core:
     def forget_event(self) -> None:
         """The machine was put into another state inside a run: what made the engine stop is not to be dealt with."""
         self._pending, self._error, self._exit, self._parked, self._flush = None, None, False, False, False
+        self._accessed, self._before_access = False, []
 
     def _settle(self) -> Settled:
         """Deal with what made the engine stop."""
         if self._error is not None:
             error = self._error
+            if self._before_access:
+                frame = self._frame
+                frame.read()
+                for n, value in enumerate(self._before_access):
+                    frame.values[n] = value
+                frame.write()
             self.forget_event()
             raise error
         if self._parked:
@@ -380,6 +409,9 @@ class Core:
             return Settled.PARKED
         if self._pending is not None:
             service, self._pending = self._pending, None
+            if self._accessed:
+                self._accessed = False
+                self.engine.write("pc", self.engine.read("pc") + 4)
             result = service.function(*self._args.read()[: service.nargs])
             if result is not None:
                 self._write_result(result)

@@ -25,6 +25,7 @@ from unicorn.unicorn_py3.unicorn import uclib
 
 from pkvm_emu.arch.sysreg import sysreg
 from pkvm_emu.errors import EmulatorError, ModuleError
+from pkvm_emu.machine.halting import Halt
 from pkvm_emu.machine.memory import GuestRam
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ class Engine:
         self.translation_epoch = 0
         #: The physical windows of devices, ``(first, end)`` each.
         self.mmio_windows: list[tuple[int, int]] = []
+        #: A callback of a device runs.
+        self.in_device = False
         self._exact: list[tuple[int, int]] = []
         # Non-secure, EL2 64-bit, HVC enabled, pointer authentication not trapped to EL3.
         self.write_sysreg("SCR_EL3", 0x30531)
@@ -156,6 +159,7 @@ class Engine:
         self.write_sysreg("HCR_EL2", 1 << 31)
         self._hcr = RegisterBatch(self, ("HCR_EL2",))
         self._regime = RegisterBatch(self, _REGIME)
+        self.halt = Halt(self)
         self._context = uc.context_save()
         self._context_handle = self._context.context
         self._interrupt: Any = None
@@ -233,7 +237,10 @@ class Engine:
         self._uc.emu_start(pc, 0, 0, count)
 
     def stop(self, before: bool = False) -> None:
-        """Make :meth:`start` return, from a hook (``before`` its instruction, which is not executed) or from another thread."""
+        """Make :meth:`start` return, from a hook (``before`` its instruction, which is not executed).
+
+        Other threads use :attr:`halt`.
+        """
         if self.counter is not None:
             self.counter.note_stop(before)
         self._uc.emu_stop()
@@ -359,6 +366,12 @@ class Engine:
         self.observing.discard(hook)
         self.flush_code()
 
+    def add_library_hook(self, kind: int, function: Any, begin: int, end: int) -> int:
+        """Call a function of the engine's own library from code at VAs from ``begin`` to ``end`` (inclusive); returns the hook."""
+        hook = self._hook(kind, function, begin=begin, end=end)
+        self.flush_code()
+        return hook
+
     def map_mmio(
         self, base: int, size: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
     ) -> None:
@@ -368,8 +381,18 @@ class Engine:
         elsewhere it is that of an earlier instruction.
         """
         self.mmio_windows.append((base, base + size))
-        reader = lambda _uc, offset, width, _data: read(offset, width)  # noqa: E731
-        writer = lambda _uc, offset, width, value, _data: write(offset, width, value)  # noqa: E731
+
+        def reader(_uc: Any, offset: int, width: int, _data: Any) -> int:
+            self.in_device = True
+            value = read(offset, width)
+            self.in_device = False
+            return value
+
+        def writer(_uc: Any, offset: int, width: int, value: int, _data: Any) -> None:
+            self.in_device = True
+            write(offset, width, value)
+            self.in_device = False
+
         self._uc.mmio_map(base, size, reader, None, writer, None)
 
     def keep_pc_exact(self, begin: int, end: int) -> None:
@@ -380,8 +403,7 @@ class Engine:
         """
         if (begin, end) not in self._exact:
             self._exact.append((begin, end))
-            self._hook(uc_const.UC_HOOK_CODE, uclib.uc_arch_supported, begin=begin, end=end - 1)
-            self.flush_code()
+            self.add_library_hook(uc_const.UC_HOOK_CODE, uclib.uc_arch_supported, begin, end - 1)
 
     def is_pc_exact(self, pc: int) -> bool:
         """Whether code at this VA keeps the PC exact."""

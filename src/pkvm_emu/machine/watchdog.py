@@ -1,9 +1,10 @@
 """Ends runs that make no progress, without slowing those that do.
 
 By default nothing is counted: a thread looks now and then whether the CPU took an exception or called a service since it
-last looked. If it did not for a whole interval, the run is halted and continued under an instruction count; only when
-that is spent too is the guest declared stuck, so no run that ends within the count is ever cut off. What is reported is
-the loop itself, found by single-stepping, so the report does not depend on where the halt happened to fall.
+last looked. If it did not for a whole interval, the run is halted between two blocks (:mod:`pkvm_emu.machine.halting`) and
+continued under an instruction count; only when that is spent too is the guest declared stuck, so no run that ends within the
+count is ever cut off. What is reported is the loop itself, found by single-stepping, so the report does not depend on where the
+halt happened to fall.
 
 With an instruction budget (``--max-insns``) every translated block is counted instead, which is slower and repeatable.
 """
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _INTERVAL_SECONDS = 0.5
 _GRACE_INSTRUCTIONS = 200_000_000
+#: Intervals after which code that :class:`Halt` does not cover is halted wherever it is.
+_PATIENCE = 4
 _LOOP_STEPS = 4_096
 _WFI = 0xD503207F
 #: LDXR and LDAXR of any size.
@@ -57,48 +60,61 @@ class Watchdog:
     """Guards ``Core.run`` against guests that never come back."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._run = 0
         self._core: Core | None = None
         self._seen = (-1, -1)
         self._spent = 0.0
-        self._fired = False
+        self._looks = 0
         self.executed = 0
 
     def look(self) -> None:
         """Halt the engine if the run made no progress since the last look (called from the watching thread)."""
-        core = self._core
-        if core is None:
-            return
-        now, spent = (self._run, core.events), time.process_time()
-        if now != self._seen:
-            self._seen, self._spent = now, spent
-        elif spent - self._spent >= _INTERVAL_SECONDS / 2:
-            # A process that the machine did not let run cannot have made progress.
-            self._spent = spent
-            self._fired = True
-            core.engine.stop()
+        with self._lock:
+            core = self._core
+            if core is None:
+                return
+            now, spent = (self._run, core.events), time.process_time()
+            if now != self._seen:
+                self._seen, self._spent, self._looks = now, spent, 0
+            elif spent - self._spent >= _INTERVAL_SECONDS / 2:
+                # A process that the machine did not let run cannot have made progress.
+                self._spent = spent
+                self._looks += 1
+                core.engine.halt.ask()
+                if self._looks > _PATIENCE and not core.engine.in_device:
+                    core.engine.stop()
+
+    def interrupt(self) -> None:
+        """Halt the engine if it runs, for somebody who says so with ``core.has_event``. Callable from any thread."""
+        with self._lock:
+            if self._core is not None:
+                self._core.engine.halt.ask()
 
     def guarded(self, core: Core, pc: int) -> str | None:
         """Run plainly; the reason if the guest makes no progress, None if the engine stopped for an event."""
+        engine = core.engine
         while True:
             self._run += 1
             self._core = core
             _watcher.enter(self)
             try:
-                core.engine.start(pc)
+                engine.start(pc)
             finally:
                 _watcher.leave(self)
-                self._core = None
-            if not self._fired or core.has_event:
-                self._fired = False
+                with self._lock:
+                    self._core = None
+            if not engine.halt.is_asked:
                 return None
-            self._fired = False
+            engine.halt.withdraw()
+            if core.has_event or core.fetch(engine.read("pc") - 4) == _WFI:
+                return None
             before = core.events
             # Code that was translated without a count is not counted, and the other way round.
-            core.engine.flush_code()
-            core.engine.start(core.engine.read("pc"), _GRACE_INSTRUCTIONS)
-            core.engine.flush_code()
-            pc = core.engine.read("pc")
+            engine.flush_code()
+            engine.start(engine.read("pc"), _GRACE_INSTRUCTIONS)
+            engine.flush_code()
+            pc = engine.read("pc")
             if core.has_event or core.fetch(pc - 4) == _WFI:
                 return None
             if core.events == before:

@@ -133,8 +133,11 @@ class MmioWindows:
 
     def _interrupt(self) -> None:
         core = self._kernel.machine.core
-        if core.depth and self._can_take():
-            core.leave_hook(Service("an interrupt of a device", 1, 0, self.deliver, in_hook=False))
+        if core.engine.in_device and self._can_take():
+            core.leave_after_access(Service("an interrupt of a device", 1, 0, self._deliver, in_hook=False))
+
+    def _deliver(self) -> None:
+        self.deliver()
 
     def _can_take(self) -> bool:
         core = self._kernel.machine.core
