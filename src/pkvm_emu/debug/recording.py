@@ -85,6 +85,7 @@ class ReplayLink:
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines: Iterator[tuple[int, str]] = enumerate((line.rstrip("\n") for line in lines), 1)
         self._next: tuple[int, str] | None = next(self._lines, None)
+        self._failure: Divergence | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -92,13 +93,23 @@ class ReplayLink:
         return self._next is None
 
     def _take(self, what: str) -> str:
-        if self._next is None:
-            raise Divergence(f"the recording has ended, and then came: {what}")
-        number, line = self._next
-        if line != what and not (what in ("> ", "! ") and line[:2] in ("> ", "! ", "= ")):
-            raise Divergence(f"line {number} of the recording: {line!r}, played back: {what!r}")
+        # The first difference ends the run, which has something to say too.
+        if self._failure is None:
+            self._failure = self._compare(what)
+        if self._failure is not None:
+            raise self._failure
+        assert self._next is not None
+        line = self._next[1]
         self._next = next(self._lines, None)
         return line
+
+    def _compare(self, what: str) -> Divergence | None:
+        if self._next is None:
+            return Divergence(f"the recording has ended, and then came: {what}")
+        number, line = self._next
+        if line == what or (what in ("> ", "! ") and line[:2] in ("> ", "! ", "= ")):
+            return None
+        return Divergence(f"line {number} of the recording: {line!r}, played back: {what!r}")
 
     def wait_for_client(self) -> None:
         """The recording goes on with a client."""
