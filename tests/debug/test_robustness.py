@@ -141,12 +141,22 @@ def test_a_signal_ends_the_server_and_leaves_nothing(
 ) -> None:
     path = tmp_path / "s"
     command = [sys.executable, "-m", "pkvm_emu", "gdb", str(pkvm_driver("16")), "--socket", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        while "gdb-multiarch" not in process.stdout.readline():
-            pass
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=30)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A job in the background of a shell ignores SIGINT, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        try:
+            assert process.stdout is not None
+            while "gdb-multiarch" not in process.stdout.readline():
+                pass
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == status
     assert "Traceback" not in output
     assert not path.exists()
