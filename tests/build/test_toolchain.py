@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def fake_clang(tmp_path: Path, real: Toolchain, monkeypatch: pytest.MonkeyPatch)
         ):
             (directory / name).write_text(text)
             (directory / name).chmod(0o755)
-        monkeypatch.setenv("PATH", f"{directory}{os.pathsep}/usr/bin{os.pathsep}/bin")
+        monkeypatch.setenv("PATH", str(directory))
         monkeypatch.delenv("PKVM_EMU_CLANG", raising=False)
 
     return install
