@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from module_halves import ADDER, LOADER
 from pkvm_emu.build.builder import build_module
@@ -18,6 +20,11 @@ from pkvm_emu.system import System, boot
 REPOSITORY = Path(__file__).parents[1]
 GENERATIONS = ("14", "15", "16")
 KERNELS = ("android14-6.1", "android15-6.6", "android16-6.12")
+
+# The same examples in each run, without limits of time: a busy machine is no failure. HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 _MAKEFILE = """\
 obj-m := {name}.o
