@@ -6,6 +6,7 @@ not load the files with symbols, which would be most of the recording.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -55,8 +56,9 @@ SCRIPTS = {
 def make_debugger(generation: str, directory: str) -> tuple[Debugger, FirstStop]:
     """The system of a recording, not booted yet, under a debugger."""
     tree = "pkvm_driver_a14" if generation == "14" else "pkvm_driver"
-    with tempfile.TemporaryDirectory() as place:
-        built = build_module(HERE.parents[1] / "modules" / tree, Path(place) / "pkvm_driver.ko", generation)
+    # The paths of sources are in the module's data, so they must be the same wherever the project lies.
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(HERE.parents[1] / "modules"):
+        built = build_module(Path(tree), Path(place) / "pkvm_driver.ko", generation)
         whole = ModuleFile.load(built.path)
     file = ModuleFile(whole.file_name, whole.object)
     system = System(choose_generation(generation, [file]), CommandLine(""), MachineProfile())
