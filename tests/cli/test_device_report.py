@@ -123,3 +123,34 @@ def test_the_iommu_driver_has_its_section(c_module: Callable[..., Path], capsys)
 def test_a_model_that_cannot_be_used_is_a_usage_error(c_module: Callable[..., Path], capsys) -> None:
     assert main(["run", str(c_module()), "--mmio", "0x10000000:4k=nothing"]) == 2
     assert "no model 'nothing'" in capsys.readouterr().err
+
+
+SERIAL = """
+static unsigned long regs;
+static void out(char c) { *(volatile u32 *)regs = c; }
+int hyp_init(const struct pkvm_module_ops *ops)
+{
+	int ret = ops->create_private_mapping(0x09000000, 0x1000, PAGE_HYP_DEVICE, &regs) ?: ops->register_serial_driver(out);
+
+	if (!ret) {
+		ops->puts("the driver is here");
+		out('\\x01');
+	}
+	return ret;
+}
+void hyp_call(pkvm_handler_regs_t *ctx) { }
+"""
+
+
+def test_what_a_serial_driver_sent_is_shown(c_module: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    ko = str(c_module(el2=SERIAL))
+    assert main(["run", ko]) == 0
+    printed = capsys.readouterr().out
+    assert printed[printed.index("\nUART\n") :].splitlines()[2:5] == ["  the driver is here", "  \\x01", ""]
+    assert main(["run", ko, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["uart"] == "the driver is here\n\r\x01"
+
+
+def test_there_is_no_word_of_a_uart_that_was_not_used(run: Run) -> None:
+    assert "UART" not in run()
+    assert json.loads(run("--json"))["uart"] == ""

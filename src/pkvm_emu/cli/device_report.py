@@ -42,6 +42,22 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+# The UART
+
+
+def uart_lines(system: System) -> Iterator[str]:
+    """What was sent through the board's UART: the serial driver of a module, or its own output. Nothing where nothing was."""
+    if system.devices.uart is not None:
+        # Serial drivers end a line with LF and CR, in this order or the other.
+        for text in system.devices.uart.output.replace("\r", "").splitlines():
+            yield "  " + "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def uart_text(system: System) -> str:
+    """The same for JSON: every character."""
+    return system.devices.uart.output if system.devices.uart is not None else ""
+
+
 # Registers
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pkvm_emu.cli.device_report import iommu_dict, iommu_lines, mmio_dict, mmio_lines
+from pkvm_emu.cli.device_report import iommu_dict, iommu_lines, mmio_dict, mmio_lines, uart_lines, uart_text
 from pkvm_emu.cli.report_boot import boot_facts, image_lines, ordinary_lines, outcome_facts, outcome_lines
 from pkvm_emu.cli.report_deferred import deferred_facts, deferred_lines
 from pkvm_emu.cli.report_files import file_facts, file_lines
@@ -117,6 +117,7 @@ class RunReport:
         yield from _section("Files", file_lines(system))
         yield from _section("IOMMU", iommu_lines(system))
         yield from _section("Registers", mmio_lines(system, self._lists_accesses))
+        yield from _section("UART", uart_lines(system))
         if system.contracts is not None:
             yield from _section("Contracts", (str(finding) for finding in system.contracts.findings))
         if self.calls:
@@ -245,6 +246,7 @@ class RunReport:
             "el3_log": list(system.hyp.el3.log),
             "iommu": iommu_dict(system),
             "mmio": mmio_dict(system),
+            "uart": uart_text(system),
             "calls": [
                 {"name": name, "arguments": list(arguments), **result._asdict(), "status": result.status}
                 for name, arguments, result in self.calls
