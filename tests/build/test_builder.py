@@ -55,6 +55,24 @@ def test_an_error_in_a_header_names_the_source_too(write_tree: WriteTree, header
         build_module(top)
 
 
+def test_an_option_that_has_no_value_is_named(write_tree: WriteTree, headers: Path) -> None:
+    top = write_tree(kbuild_files() | {"hyp/el2.c": "int depth = CONFIG_DEPTH;\n" + EL2_C})
+    with pytest.raises(ToolError, match=r"el2\.c:1:13: .*'CONFIG_DEPTH' \(.* give it with --config DEPTH=VALUE\)$"):
+        build_module(top)
+    build_module(top, config={"DEPTH": "0x18"})
+
+
+@pytest.mark.parametrize("generation", ["15", "16"])
+def test_el2_sources_may_name_the_trace_headers_without_directory(write_tree: WriteTree, generation: str) -> None:
+    files = {
+        "el1.c": "#include <asm/kvm_pkvm_module.h>\n"
+        + EL1_C.replace("__pkvm_load_el2_module(&__this_module, ", "(int)(long)("),
+        "hyp/el2.c": "#include <trace.h>\n#include <asm/alternative-macros.h>\n#include <asm/kvm_pkvm_module.h>\n"
+        "int sample_hyp_init(const struct pkvm_module_ops *ops) { return 0; }\n",
+    }
+    build_module(write_tree(kbuild_files() | files), None, generation)
+
+
 def test_warnings_are_in_the_log(write_tree: WriteTree, headers: Path) -> None:
     top = write_tree(kbuild_files() | {"el1.c": EL1_C + "#warning mind the gap\n"})
     assert "mind the gap" in build_module(top).log

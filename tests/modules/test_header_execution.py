@@ -192,3 +192,23 @@ def test_a_system_register_is_the_same_by_name_and_by_number(compile_c: Compile)
     read, read_s, write, write_s = (word for word in accesses if word & 0xFFFFF000 != hints)
     assert read == read_s == 0xD53C6080
     assert write == write_s == 0xD51C4020
+
+
+@pytest.mark.parametrize("key", [*range(22), 1000])
+def test_an_inline_search_finds_what_is_there(compile_c: Compile, key: int) -> None:
+    source = """
+#include <linux/bsearch.h>
+static int compare(const void *key, const void *element) { return *(const u64 *)key < *(const u64 *)element ? -1 :
+	*(const u64 *)key > *(const u64 *)element; }
+u64 find(u64 *table, u64 key, u64 count)
+{
+	u64 *found = __inline_bsearch(&key, table, count, sizeof(u64), compare);
+
+	return found ? found - table : -1ull;
+}
+"""
+    table = [3, 5, 8, 13, 20]
+    run = Run(compile_c(source, level=2))
+    for count in range(len(table) + 1):
+        expected = table.index(key) if key in table[:count] else (1 << 64) - 1
+        assert run.call("find", DATA, key, count, data=struct.pack("<5Q", *table)) == expected

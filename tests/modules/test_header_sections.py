@@ -341,3 +341,14 @@ def test_kernel_functions_are_imported_by_the_name_of_the_kernel_line(
         generation,
     )
     assert built.undefined == expected | {"ktime_get", "kfree", "free_pages", "msleep"}
+
+
+def test_an_alternative_is_an_entry_with_both_lengths_and_its_capability(compile_c: Compile) -> None:
+    built = compile_c(
+        "#include <asm/alternative-macros.h>\n"
+        'void f(void) { __asm__ volatile(ALTERNATIVE("nop\\n\\tnop", "isb\\n\\tdsb sy", 42)); }\n'
+        "int g(void) { return alternative_has_cap_unlikely(7); }\n"
+    )
+    entries = [struct.unpack_from("<HBB", built.sections[".altinstructions"], 12 * n + 8) for n in range(2)]
+    assert sorted(entries) == [(7, 4, 4), (42, 8, 8)]
+    assert len(built.sections[".altinstructions"]) == 24

@@ -43,6 +43,12 @@ typedef unsigned int		dev_t;
 typedef long long		loff_t;
 typedef unsigned long		irq_hw_number_t;
 
+/* for sort() and bsearch(): less than, equal to or greater than 0 */
+typedef int (*cmp_func_t)(const void *a, const void *b);
+typedef int (*cmp_r_func_t)(const void *a, const void *b, const void *priv);
+typedef void (*swap_func_t)(void *a, void *b, int size);
+typedef void (*swap_r_func_t)(void *a, void *b, int size, const void *priv);
+
 typedef struct { int counter; }	atomic_t;
 typedef struct { s64 counter; }	atomic64_t;
 typedef atomic64_t		atomic_long_t;

@@ -24,13 +24,11 @@ void tracing_commit_entry(void);
 #define HE_PRINTK(...)
 #include <nvhe/define_emitters.h>
 
-#ifdef PKVM_EMU_HYP_EVENT_IDS_BY_OP
 /*
- * Set by the hyp link. On android15 the init function hands them on:
+ * On android15 the init function hands on what the hyp link has set, which the module declares itself:
+ *	extern char __hyp_event_ids_start[], __hyp_event_ids_end[];
  *	ops->register_hyp_event_ids((unsigned long)__hyp_event_ids_start, (unsigned long)__hyp_event_ids_end)
  */
-extern struct hyp_event_id __hyp_event_ids_start[], __hyp_event_ids_end[];
-#endif
 
 #ifdef PKVM_EMU_HYP_PRINTK
 

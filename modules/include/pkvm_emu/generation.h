@@ -29,7 +29,6 @@
 #define PKVM_EMU_IOMMU_DEVICES		1	/* pkvm_iommu_*(): drivers with registered devices */
 #elif PKVM_EMU_ANDROID == 15
 #define PKVM_EMU_HYP_EVENTS		1	/* vendor modules may declare hyp events */
-#define PKVM_EMU_HYP_EVENT_IDS_BY_OP	1	/* ... and register their ids through an op */
 #define PKVM_EMU_HYP_ALLOC		1	/* EL2 heap with host top-up */
 #define PKVM_EMU_HYP_LIST_OPS		1
 #define PKVM_EMU_MOD_CALL_SMCCC		1

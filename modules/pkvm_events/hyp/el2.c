@@ -12,8 +12,12 @@
 #include "events.h"
 
 /* Defines the ids and the flags of the events, once in the EL2 half. */
-#define HYP_EVENT_FILE ../../../../../../drivers/pkvm_events/hyp/events.h
+#define HYP_EVENT_FILE ../../../../drivers/pkvm_events/hyp/events.h
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
 #include <nvhe/define_events.h>
+#else
+#include <define_events.h>
+#endif
 
 static const struct pkvm_module_ops *pkvm_ops;
 static u32 slots;
@@ -52,11 +56,15 @@ void pkvm_events_hyp_open(struct user_pt_regs *regs)
 	regs->regs[1] = slots++;
 }
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
+/* Set by the link of the EL2 half. android16 finds the events by itself. */
+extern char __hyp_event_ids_start[], __hyp_event_ids_end[];
+#endif
+
 int pkvm_events_hyp_init(const struct pkvm_module_ops *ops)
 {
 	pkvm_ops = ops;
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
-	/* android16 finds the events by itself. */
 	return ops->register_hyp_event_ids((unsigned long)__hyp_event_ids_start, (unsigned long)__hyp_event_ids_end);
 #else
 	return 0;

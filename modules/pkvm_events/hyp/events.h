@@ -7,7 +7,12 @@
 #define __PKVM_EVENTS_HYPEVENTS_H_
 
 #ifdef __KVM_NVHE_HYPERVISOR__
+#include <linux/version.h>
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
 #include <nvhe/trace.h>
+#else
+#include <trace.h>
+#endif
 #endif
 
 /* trace_vault_open(slot, key) is what the EL2 half calls for it. */

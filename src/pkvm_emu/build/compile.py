@@ -63,6 +63,7 @@ _MISSING_HEADER = re.compile(
     r"^(?P<file>[^\n]*?):(?P<line>\d+):\d+: fatal error: '(?P<name>[^']+)' file not found", re.M
 )
 _MISSING_HEADER_ROUNDS = 64
+_MISSING_OPTION = re.compile(r"undeclared identifier 'CONFIG_(\w+)'")
 
 
 @dataclass
@@ -165,7 +166,8 @@ class Compiler:
         return flags + self._kcfi(self.generation.el1_kcfi)
 
     def _el2_flags(self) -> list[str]:
-        flags = [*_EL2, *self._kcfi(self.generation.el2_kcfi)]
+        # Makefile.module lets EL2 sources write <trace.h>; in android15-6.6 that is the only name of it.
+        flags = [*_EL2, f"-I{self.headers / 'nvhe'}", *self._kcfi(self.generation.el2_kcfi)]
         if enabled(self.config.get("PKVM_FTRACE", "")):
             flags.append("-fpatchable-function-entry=3")
         return flags
@@ -200,6 +202,9 @@ def _option_lines(config: Mapping[str, str]) -> Sequence[str]:
 def _name_source(error: ToolError, source: Path) -> ToolError:
     """*error*, with the name of the source where its message speaks only of a header."""
     message = str(error)
+    option = _MISSING_OPTION.search(message)
+    if option:
+        message += f" (an option with a value: give it with --config {option[1]}=VALUE)"
     if message.startswith(f"{source}:"):
-        return error
+        return ToolError(message, error.output, error.command)
     return ToolError(f"{message} [compiling {source}]", error.output, error.command)
