@@ -34,21 +34,28 @@ def main() -> None:
     kernel, machine = system.kernel, system.machine
     page = kernel.pages.alloc()
     va = kernel.memory.reserve_vmalloc_area(4096)
-    kernel.memory.map(va, page, 4096, "rx")
+    # The same page among the modules, whose code can be halted.
+    module_va = kernel.memory.layout.modules_vaddr + (16 << 20)
+    for where in (va, module_va):
+        kernel.memory.map(where, page, 4096, "rx")
     machine.patch_code(page, code + 0xD65F03C0.to_bytes(4, "little"))
 
-    def emulated() -> float:
+    def emulated(where: int) -> float:
         start = time.perf_counter()
-        kernel.call(va, _ITERATIONS)
+        kernel.call(where, _ITERATIONS)
         return time.perf_counter() - start
 
-    ratios, rates = [], []
-    for _ in range(5):
-        ours, theirs = emulated(), bare(code)
-        ratios.append(theirs / ours)
-        rates.append(_ITERATIONS * _INSTRUCTIONS / ours / 1e6)
-    print(f"{'instruction throughput at EL1, both stages on':<58} {statistics.median(rates):10.0f} MIPS")
-    print(f"{'ratio to bare Unicorn':<58} {statistics.median(ratios):10.3f}        (goal > 0.9)")
+    def compare(what: str, where: int, goal: str) -> None:
+        ratios, rates = [], []
+        for _ in range(5):
+            ours, theirs = emulated(where), bare(code)
+            ratios.append(theirs / ours)
+            rates.append(_ITERATIONS * _INSTRUCTIONS / ours / 1e6)
+        print(f"{what:<58} {statistics.median(rates):10.0f} MIPS")
+        print(f"{'ratio to bare Unicorn':<58} {statistics.median(ratios):10.3f}        (goal {goal})")
+
+    compare("instruction throughput at EL1, both stages on", va, "> 0.9")
+    compare("the same in the code of modules", module_va, "none")
 
 
 if __name__ == "__main__":

@@ -366,9 +366,13 @@ class Engine:
         self.observing.discard(hook)
         self.flush_code()
 
-    def add_library_hook(self, kind: int, function: Any, begin: int, end: int) -> int:
-        """Call a function of the engine's own library from code at VAs from ``begin`` to ``end`` (inclusive); returns the hook."""
-        hook = self._hook(kind, function, begin=begin, end=end)
+    def add_library_hook(self, kind: int, function: Any, begin: int, end: int, data: int = 0) -> int:
+        """Call a native function from code at VAs from ``begin`` to ``end`` (inclusive), with ``data`` as its last argument.
+
+        Returns:
+            The hook.
+        """
+        hook = self._hook(kind, function, begin=begin, end=end, data=data)
         self.flush_code()
         return hook
 
@@ -436,10 +440,11 @@ class Engine:
         self.flush_code()
         return hook
 
-    def _hook(self, kind: int, function: Any, *extra: int, begin: int = 1, end: int = 0) -> int:
+    def _hook(self, kind: int, function: Any, *extra: int, begin: int = 1, end: int = 0, data: int = 0) -> int:
         hook = ctypes.c_size_t()
         span = ctypes.c_uint64(begin), ctypes.c_uint64(end)
-        status = uclib.uc_hook_add(self.handle, ctypes.byref(hook), kind, function, None, *span, *extra)
+        user = ctypes.c_void_p(data)
+        status = uclib.uc_hook_add(self.handle, ctypes.byref(hook), kind, function, user, *span, *extra)
         if status != uc_const.UC_ERR_OK:
             raise EmulatorError(f"Unicorn refused a hook of kind {kind:#x}: error {status}")
         self._hooks[int(hook.value)] = function
