@@ -54,7 +54,7 @@ class Checker(State):
         """The host is about to be deprivileged."""
 
     def block(self, pc: int, instructions: int) -> None:
-        """A block of code begins to run at EL2 (contracts about memory only)."""
+        """A block of a module's code begins to run at EL2 (contracts about memory only)."""
 
     def access(self, pc: int, is_write: bool, pa: int, size: int) -> None:
         """An instruction of a module is about to access memory (contracts about memory only)."""
