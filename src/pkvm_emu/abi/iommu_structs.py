@@ -1,8 +1,8 @@
-"""Where members of the host IOMMU core's structures are, by kernel line: ``struct dev_iommu``, ``iommu_fwspec``, ``iommu_ops``, ``iommu_domain``.
+"""Where members of the structures of the host's IOMMU core are, by kernel line.
 
-Drivers read and write them in place: ``dev_iommu_fwspec_get()`` and ``dev_iommu_priv_get()`` are inline functions, and a driver's tables
-are constants of its own. Source: ``include/linux/iommu.h`` of android16-6.12; every offset agrees with the debug information of the
-SMMUv3 driver of that kernel tree. Other lines have other members, and no row before somebody checked them.
+Drivers read and write them in place: ``dev_iommu_fwspec_get()`` and ``dev_iommu_priv_get()`` are inline functions, and a driver's
+tables are constants of its own. Source: ``include/linux/iommu.h`` of android16-6.12; every offset agrees with the debug
+information of the SMMUv3 driver of that kernel tree. Other lines have other members, and no row before somebody checked them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Devices behind IOMMUs of the host's own core: which unit they are behind, their group, their default domain, their DMA addresses.
 
-A driver registers its units (:class:`IommuUnits`); a device whose node has ``iommus`` is then configured as when its own driver is about to be
-probed: the driver of the unit translates the specifier, takes the device in, names its group, and makes and attaches the default domain.
-All of that is the driver's code, in the guest. A DMA of the device goes to addresses of that domain. Sources:
+A driver registers its units (:class:`IommuUnits`); a device whose node has ``iommus`` is then configured as when its own driver is
+about to be probed: the driver of the unit translates the specifier, takes the device in, names its group, and makes and attaches
+the default domain. All of that is the driver's code, in the guest. A DMA of the device goes to addresses of that domain. Sources:
 ``drivers/iommu/{iommu,of_iommu,dma-iommu}.c`` of android16-6.12.
 """
 
@@ -27,6 +27,7 @@ _GFP_KERNEL = 0xCC0
 _INFO, _WARNING = 6, 4
 _GROUP_SIZE, _ARGS_SIZE = 512, 80
 _DIRECT, _DIRECT_RELAXABLE, _SW_MSI = 0, 1, 4
+_PLATFORM_MASK = (1 << 32) - 1
 _ERROR_POINTER = (1 << 64) - 4095
 
 
@@ -247,7 +248,10 @@ class IommuClients(State):
             return domain or -ENOMEM & (1 << 64) - 1
         memory.write_u32(domain + rows.domain_type, kind)
         memory.write_u64(domain + rows.domain_owner, operations)
-        for offset, member in ((rows.domain_pgsize_bitmap, "pgsize_bitmap"), (rows.domain_operations, "default_domain_ops")):
+        for offset, member in (
+            (rows.domain_pgsize_bitmap, "pgsize_bitmap"),
+            (rows.domain_operations, "default_domain_ops"),
+        ):
             if not memory.read_u64(domain + offset):
                 memory.write_u64(domain + offset, memory.read_u64(operations + rows.ops[member]))
         return domain
@@ -339,7 +343,10 @@ class IommuClients(State):
         least = domains.page_sizes(domain) & -domains.page_sizes(domain)
         offset = pa & least - 1
         length = offset + size + least - 1 & -least
-        start = domains.take(domain, length, device_mask(self._kernel, device.address))
+        # A structure without a mask cannot widen that of every platform device.
+        says = device.layout.dma_mask is not None
+        limit = device_mask(self._kernel, device.address) if says else _PLATFORM_MASK
+        start = domains.take(domain, length, limit)
         if start is None:
             return None
         if device.node is not None and of_dma_is_coherent(self._kernel, device.node.address):

@@ -1,7 +1,7 @@
 """Domains of the host's IOMMU core: mapping and unmapping through the driver's functions, and the DMA addresses that are in use.
 
-What the kernel allocates DMA addresses by (per-CPU caches of freed ranges, a cached search position) only decides which free range is
-taken; here it is always the highest one. Unmapping is strict: the driver flushes before the address is free. Sources:
+What the kernel allocates DMA addresses by (per-CPU caches of freed ranges, a cached search position) only decides which free range
+is taken; here it is always the highest one. Unmapping is strict: the driver flushes before the address is free. Sources:
 ``drivers/iommu/{iommu,dma-iommu,iova}.c`` of android16-6.12.
 """
 
@@ -103,7 +103,10 @@ class IommuDomains(State):
     # Mappings
 
     def map(self, domain: int, iova: int, pa: int, size: int, prot: int, gfp: int = _GFP_ATOMIC) -> int:
-        """``iommu_map``: 0, -EINVAL (not aligned, no paging domain), -ENODEV, or what the driver returned; then nothing is mapped."""
+        """``iommu_map``: 0, -EINVAL (not aligned, no paging domain), -ENODEV, or what the driver returned.
+
+        After an error nothing is mapped.
+        """
         kernel, bitmap = self._kernel, self.page_sizes(domain)
         function = self.operation(domain, "map_pages")
         if not function or not bitmap:

@@ -11,8 +11,8 @@ import pytest
 import pkvm_emu
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.kernel.devicetree.addresses import windows
-from pkvm_emu.kernel.iommu_clients import IommuUnits
 from pkvm_emu.kernel.exports.notifiers import call_chain, chain_head
+from pkvm_emu.kernel.iommu_clients import IommuUnits
 from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.system import System
 

@@ -1,11 +1,12 @@
 """What public device-tree bindings prescribe, for nodes that the made-up board gets.
 
-What a driver reads does not tell what has to be there: a number that it compares, an interrupt that it does not want to see, a property that it
-looks up at other nodes. A binding that is published says so, and it beats the guess of :mod:`pkvm_emu.kernel.devicetree.board`.
+What a driver reads does not tell what has to be there: a number that it compares, an interrupt that it does not want to see, a
+property that it looks up at other nodes. A binding that is published says so, and it beats the guess of
+:mod:`pkvm_emu.kernel.devicetree.board`.
 
-Sources: ``Documentation/devicetree/bindings/{iommu/arm,smmu-v3,iommu/iommu,power/power-domain}``; that pKVM's driver of an SMMUv3 takes no
-combined interrupt, and reads ``iommu-idmapped`` of the masters: ``drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3-kvm.c`` of
-android16-6.12.
+Sources: ``Documentation/devicetree/bindings/iommu/{arm,smmu-v3.yaml,iommu.txt}`` and ``power/power-domain.yaml`` there; that pKVM's
+driver of an SMMUv3 takes no combined interrupt, and reads ``iommu-idmapped`` of the masters:
+``drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3-kvm.c`` of android16-6.12.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A small board made up for the modules that run on it: the nodes they look for, with the properties they read.
 
 It is an honest guess: windows of 64 KiB from 0x1000_0000 up, an interrupt each, zero for every number that is no switch, and a
-reserved region for each ``memory-region``. Nodes with a published binding (``bindings.py``) are as that says. Print it with ``--dts``, edit it, and give it back with ``--dtb``.
+reserved region for each ``memory-region``. A node with a published binding (``bindings.py``) is as that says. Print the board with
+``--dts``, edit it, and give it back with ``--dtb``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Formats of IOMMU page tables (``drivers/iommu/io-pgtable{,-arm,-arm-common}.c`` of android16-6.12): what one can do, for tables made at EL2."""
+"""Formats of IOMMU page tables: what one can do, for tables that are made at EL2.
+
+Source: ``drivers/iommu/io-pgtable{,-arm,-arm-common}.c`` of android16-6.12.
+"""
 
 from __future__ import annotations
 

@@ -262,8 +262,10 @@ def of_find_device_by_node(kernel: Kernel, node: Ptr) -> int:
 
 @kernel_symbol("of_dma_is_coherent")
 def of_dma_is_coherent(kernel: Kernel, node: Ptr) -> bool:
-    """Whether a device's DMA is coherent with the CPUs' caches: ``dma-coherent`` or ``dma-noncoherent`` of the nearest node up the way
-    of its DMA that has one of them; not, where none has (``dma_default_coherent`` of arm64).
+    """Whether a device's DMA is coherent with the CPUs' caches.
+
+    ``dma-coherent`` or ``dma-noncoherent`` of the nearest node up the way of its DMA decides; without one it is not
+    (``dma_default_coherent`` of arm64).
     """
     found = node_at(kernel, node)
     while found is not None:
