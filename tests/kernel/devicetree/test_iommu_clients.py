@@ -120,18 +120,37 @@ static const struct ops ops = {
 	.of_xlate = xlate, .probe_device = probe_device, .device_group = group, .domain_alloc = alloc, .get_resv_regions = regions,
 	.def_domain_type = kind, .release_device = release, .domain = &domain_ops, .sizes = 0x40201000, .owner = THIS_MODULE,
 };
-static irqreturn_t handle(int irq, void *data) { return IRQ_HANDLED; }
+int pm_runtime_get_if_active(struct device *dev);
+static irqreturn_t handle(int irq, void *data)
+{
+	int active = pm_runtime_get_if_active(data);
+
+	pr_info("=fault, active %d\\n", active);
+	if (active > 0)
+		pm_runtime_put_sync(data);
+	return IRQ_HANDLED;
+}
+static int suspend(struct device *dev)
+{
+	if (of_find_property(dev->of_node, "interrupts", NULL))
+		pr_info("=suspend %d\\n", pm_runtime_get_if_active(dev));
+	return 0;
+}
+static const struct { void *sleep[20]; int (*suspend)(struct device *dev); void *rest[2]; } pm = { .suspend = suspend };
 static int probe(struct platform_device *pdev)
 {
 	regs = devm_platform_ioremap_resource(pdev, 0);
 	pr_info("=coherent %d\\n", of_dma_is_coherent(pdev->dev.of_node));
+	if (platform_get_irq_optional(pdev, 0) > 0 &&
+			devm_request_irq(&pdev->dev, platform_get_irq(pdev, 0), handle, 0, "mmu", &pdev->dev))
+		return -EINVAL;
 	pm_runtime_enable(&pdev->dev);
 	return iommu_device_register(&unit, &ops, &pdev->dev);
 }
 static void remove(struct platform_device *pdev) { iommu_device_unregister(&unit); }
 static const struct of_device_id ids[] = { { .compatible = "acme,mmu" }, { } };
 static struct platform_driver acme = {
-	.probe = probe, .remove = (void *)remove, .driver = { .name = "acme-mmu", .of_match_table = ids }
+	.probe = probe, .remove = (void *)remove, .driver = { .name = "acme-mmu", .of_match_table = ids, .pm = (void *)&pm }
 };
 module_platform_driver(acme);
 """
@@ -160,6 +179,8 @@ class Mmu(Model):
         if self.bypass:
             return address
         if not self.valid or address & ~0xFFF != self.iova:
+            if self.has_irq("fault"):
+                self.irq("fault")
             raise DmaError("nothing is mapped there")
         return self.pa | address & 0xFFF
 
@@ -189,6 +210,10 @@ def start(driver) -> Boot:
         return pkvm_emu.boot(generation, [driver(text, generation)], cmdline, dtb=parse_source(tree), mmio=[Mmu])
 
     return run
+
+
+GIC = "};\ngic: gic { #interrupt-cells = <3>; interrupt-controller;"
+FAULTS = 'interrupt-parent = <&gic>; interrupts = <0 5 4>; interrupt-names = "fault";'
 
 
 def device(system: System, name: str = "10020000.dma-master"):
@@ -270,6 +295,11 @@ def test_without_iommus_nobody_is_behind_the_unit(start: Boot, said: Said) -> No
     system = start(iommus="", coherent="", node="dma-noncoherent;")
     assert said(system) == ["coherent 0"]
     assert "did not let dma-master@10020000" in system.dmesg
+
+
+def test_what_a_unit_refuses_it_reports_before_it_loses_power(start: Boot, said: Said) -> None:
+    system = start(iommus="", node=FAULTS + GIC)
+    assert said(system) == ["coherent 1", "fault, active 1", "suspend 0"]
 
 
 def test_the_nearest_word_about_coherence_counts(start: Boot, said: Said) -> None:
