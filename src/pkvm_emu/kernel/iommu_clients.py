@@ -3,7 +3,7 @@
 A driver registers its units (:class:`IommuUnits`); a device whose node has ``iommus`` is then configured as when its own driver is
 about to be probed: the driver of the unit translates the specifier, takes the device in, names its group, and makes and attaches
 the default domain. All of that is the driver's code, in the guest. A DMA of the device goes to addresses of that domain. Sources:
-``drivers/iommu/{iommu,of_iommu,dma-iommu}.c`` of android16-6.12.
+``drivers/iommu/{iommu,of_iommu,dma-iommu}.c`` of android15-6.6 and android16-6.12.
 """
 
 from __future__ import annotations
@@ -127,6 +127,8 @@ class IommuClients(State):
         client = self._client(device)
         fwspec = self._allocate(rows.fwspec_size + 4)
         memory.write_u64(fwspec + rows.fwspec_fwnode, fwnode)
+        if rows.fwspec_ops is not None:
+            memory.write_u64(fwspec + rows.fwspec_ops, self._operations_of(fwnode))
         memory.write_u64(client + rows.fwspec, fwspec)
         return 0
 
@@ -211,8 +213,8 @@ class IommuClients(State):
 
     def _make_default(self, device: Device, operations: int) -> int:
         """The default domain, or an ERR_PTR: of the type that the driver asks for, else of the command line's."""
-        kernel, rows = self._kernel, structs(self._kernel)
-        given = kernel.memory.read_u64(operations + rows.ops["default_domain"])
+        kernel = self._kernel
+        given = self._operation(operations, "default_domain")
         if given:
             return given
         passthrough = kernel.command_line.get("iommu.passthrough", "0") in ("1", "y", "Y", "on")
@@ -235,7 +237,7 @@ class IommuClients(State):
     def _make(self, device: Device, operations: int, kind: int) -> int:
         kernel, rows = self._kernel, structs(self._kernel)
         memory = kernel.memory
-        identity = memory.read_u64(operations + rows.ops["identity_domain"])
+        identity = self._operation(operations, "identity_domain")
         if kind == DOMAIN_IDENTITY and identity:
             return identity
         if kind & 1 and self._operation(operations, "domain_alloc_paging"):
@@ -247,7 +249,8 @@ class IommuClients(State):
         if not domain or domain >= _ERROR_POINTER:
             return domain or -ENOMEM & (1 << 64) - 1
         memory.write_u32(domain + rows.domain_type, kind)
-        memory.write_u64(domain + rows.domain_owner, operations)
+        if rows.domain_owner is not None:
+            memory.write_u64(domain + rows.domain_owner, operations)
         for offset, member in (
             (rows.domain_pgsize_bitmap, "pgsize_bitmap"),
             (rows.domain_operations, "default_domain_ops"),
@@ -296,7 +299,7 @@ class IommuClients(State):
         """``iommu_deinit_device``"""
         kernel, rows = self._kernel, structs(self._kernel)
         operations = kernel.memory.read_u64(self.units[device.address] + rows.unit_ops)
-        release = kernel.memory.read_u64(operations + rows.ops["release_domain"])
+        release = self._operation(operations, "release_domain")
         if release:
             kernel.call(kernel.part(IommuDomains).operation(release, "attach_dev"), release, device.address)
         self._call(operations, "release_device", device.address)
@@ -375,7 +378,9 @@ class IommuClients(State):
         return next((operations for operations, device in units if fwnode_of(self._kernel, device) == fwnode), 0)
 
     def _operation(self, operations: int, name: str) -> int:
-        return self._kernel.memory.read_u64(operations + structs(self._kernel).ops[name])
+        """A member of ``struct iommu_ops``; 0 where it is NULL, or the kernel line has none."""
+        offset = structs(self._kernel).ops.get(name)
+        return 0 if offset is None else self._kernel.memory.read_u64(operations + offset)
 
     def _call(self, operations: int, name: str, *arguments: int) -> None:
         function = self._operation(operations, name)

@@ -90,7 +90,7 @@ def configure() -> Callable[..., tuple[int, ...]]:
         memory.write(page, bytes(112))
         for at, value in ((0, kind), (8, quirks), (16, sizes), (24, oas << 32 | ias), (32, coherent)):
             memory.write_u64(page + at, value)
-        result = io_pgtable_configure(kernel, page)
+        result = io_pgtable_configure(kernel, page, 0)
         both = memory.read_u64(page + 24)
         return (
             result,
@@ -138,3 +138,20 @@ def test_what_tables_cannot_be(
     configure: Callable[..., tuple[int, ...]], arguments: tuple[int, ...], error: int
 ) -> None:
     assert configure(*arguments)[0] == error
+
+
+def test_on_6_6_the_size_of_the_first_table_comes_back() -> None:
+    kernel = pkvm_emu.boot("15").kernel
+    page = kernel.memory.linear_va(kernel.pages.alloc_pages(0, zero=True))
+    memory = kernel.memory
+    found = []
+    for kind, ias, oas in ((2, 48, 48), (2, 39, 48), (3, 40, 40), (3, 42, 42)):
+        memory.write(page, bytes(128))
+        for at, value in ((0, kind), (16, SIZES), (24, oas << 32 | ias), (32, 1)):
+            memory.write_u64(page + at, value)
+        assert io_pgtable_configure(kernel, page, page + 112) == 0
+        found.append((memory.read_u64(page + 112), memory.read_u64(page + 64) >> (11 if kind == 2 else 13)))
+    # Two and eight tables are put together for 40 and 42 bits at stage 2.
+    assert found == [(4096, 16), (4096, 25), (2 * 4096, 24), (8 * 4096, 22)]
+    memory.write_u64(page + 8, 1 << 8)
+    assert io_pgtable_configure(kernel, page, page + 112) == -22
