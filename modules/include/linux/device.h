@@ -48,7 +48,9 @@ struct device {
 	const struct attribute_group **groups;
 	void (*release)(struct device *dev);
 	struct cma *cma_area;
-	u64 reserved[39];
+	struct iommu_group *iommu_group;
+	struct dev_iommu *iommu;
+	u64 reserved[37];
 };
 
 struct device_attribute {

@@ -10,7 +10,8 @@ these are the drivers of the bus masters behind it; a board that is made up has 
     };
 
 After the boot its driver takes each supplier into use, as a master's does for a DMA: runtime resume, a buffer, its address into the
-master's registers, and where the supplier is an IOMMU with a model, the access of the master through it. Then it lets go.
+master's registers, and where the supplier is an IOMMU with a model, the access of the master through it. Then it lets go. With
+``iommus`` the master is behind an IOMMU of the host's core: it is put into its default domain, and the buffer is mapped there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pkvm_emu.kernel.devicetree.mmio import MmioWindows
 from pkvm_emu.kernel.devicetree.nodes import DeviceTree
 from pkvm_emu.kernel.exports.device_log import prefix
 from pkvm_emu.kernel.exports.pm import GET_PUT, pm_runtime_resume, pm_runtime_suspend
+from pkvm_emu.kernel.iommu_clients import READ, IommuClients, IommuUnits
 from pkvm_emu.kernel.registry import kernel_part
 from pkvm_emu.kernel.vmalloc import Vmalloc
 from pkvm_emu.machine.state import State, StateDict
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from pkvm_emu.kernel.kernel import Kernel
 
 COMPATIBLE, SUPPLIERS = "pkvm-emu,dma-master", "suppliers"
+_DRIVER, _PAGE_SIZE = "pkvm-emu-dma-master", 4096
 _ERROR, _INFO = 3, 6
 _WORD = 0x5A5A_5A5A_5A5A_5A5A
 
@@ -59,6 +62,7 @@ class BusMasters(State):
     def run(self) -> None:
         """Let each master of the board use its suppliers once. Devices without a driver, or without runtime PM, are left alone."""
         for master, supplier in list(self._pairs()):
+            self._configure(master, supplier)
             if self.resume(supplier):
                 continue
             self._transfer(master, supplier)
@@ -90,6 +94,18 @@ class BusMasters(State):
         if result:
             self._say(found, _ERROR, f"cannot be suspended: {result}")
         return result
+
+    def _configure(self, master: OfNode, supplier: Device) -> None:
+        """Put a master behind the IOMMU that its node names, before its driver is probed."""
+        kernel = self._kernel
+        units = kernel.part(IommuUnits).units.values()
+        if master.value("iommus") is None or not any(device == supplier.address for _, device in units):
+            return
+        device = kernel.part(Devices).of_node(master, supplier.layout)
+        device.driver_name = device.driver_name or _DRIVER
+        result = kernel.part(IommuClients).configure(device)
+        if result:
+            self._say(device, _ERROR, f"cannot be put behind {supplier.name}: {result}")
 
     def _pairs(self) -> Iterator[tuple[OfNode, Device]]:
         tree, devices = self._kernel.part(DeviceTree), self._kernel.part(Devices)
@@ -125,21 +141,50 @@ class BusMasters(State):
         if page is None:
             return
         kernel.access("host_store64", kernel.memory.linear_va(page), _WORD)
+        device = self._behind(master, supplier)
+        mapping = kernel.part(IommuClients).map(device, page, _PAGE_SIZE, READ) if device is not None else None
+        if device is not None and mapping is None:
+            self._say(supplier, _ERROR, f"{master.name} gets no DMA address for its buffer at {page:#x}")
+        else:
+            self._read(master, supplier, page, page if mapping is None else mapping.address)
+        if device is not None and mapping is not None:
+            kernel.part(IommuClients).unmap(device, mapping)
+        kernel.pages.free_pages(page, 0)
+
+    def _behind(self, master: OfNode, supplier: Device) -> Device | None:
+        """The device of a master that the supplier's driver has taken in, as an IOMMU's; None: there is no IOMMU in between."""
+        kernel, clients = self._kernel, self._kernel.part(IommuClients)
+        if not any(device == supplier.address for _, device in kernel.part(IommuUnits).units.values()):
+            return None
+        device = kernel.part(Devices).of_node(master, supplier.layout)
+        return device if clients.domain_of(device.address) else None
+
+    def _read(self, master: OfNode, supplier: Device, page: int, address: int) -> None:
+        """The master is told an address of a buffer and reads there, through the IOMMU where that has a model."""
+        kernel = self._kernel
         registers = window(master.tree)
         if registers is not None:
             area = kernel.part(Vmalloc)
             va = area.map_physical(registers.start, registers.size, "device")
-            kernel.access("host_store64", va, page)
+            kernel.access("host_store64", va, address)
             area.release(va)
         model = self._model(supplier)
-        if model is not None and type(model).translate is not Model.translate:
-            try:
-                model.translate(0, page, is_write=False)
-                said = "let"
-            except DmaError:
-                said = "did not let"
-            self._say(supplier, _INFO, f"{said} {master.name} read its buffer at {page:#x}")
-        kernel.pages.free_pages(page, 0)
+        if model is None or type(model).translate is Model.translate:
+            return
+        try:
+            allowed = model.translate(self._stream(master), address, is_write=False) == page
+        except DmaError:
+            allowed = False
+        said = "let" if allowed else "did not let"
+        by = f" by DMA address {address:#x}" if address != page else ""
+        self._say(supplier, _INFO, f"{said} {master.name} read its buffer at {page:#x}{by}")
+        # What the IOMMU has to say about it comes before the master's driver goes on.
+        kernel.part(MmioWindows).deliver()
+
+    @staticmethod
+    def _stream(master: OfNode) -> int:
+        cells = master.tree.cells("iommus")
+        return cells[1] if len(cells) > 1 else 0
 
     def _model(self, device: Device) -> Model | None:
         where = window(device.node.tree) if device.node is not None else None

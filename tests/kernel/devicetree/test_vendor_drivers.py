@@ -11,8 +11,8 @@ import pytest
 import pkvm_emu
 from pkvm_emu.elf.module_file import ModuleFile
 from pkvm_emu.kernel.devicetree.addresses import windows
-from pkvm_emu.kernel.exports.iommu_core import IommuDevices
 from pkvm_emu.kernel.exports.notifiers import call_chain, chain_head
+from pkvm_emu.kernel.iommu_clients import IommuUnits
 from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.system import System
 
@@ -100,7 +100,7 @@ def test_a_unit_announces_itself_to_the_iommu_core(driver: Driver, said: Said) -
     has, numbers = said(system)
     assert has.startswith("has 10000000.smmu, domain ")
     assert numbers == f"7 -22, RAM ends at {system.machine.ram.end:x}"
-    ((operations, device),) = system.kernel.part(IommuDevices).units.values()
+    ((operations, device),) = system.kernel.part(IommuUnits).units.values()
     assert operations
     assert system.kernel.describe(device) != ""
     call_chain(system.kernel, chain_head(system.kernel, "memory"), 3, 0)

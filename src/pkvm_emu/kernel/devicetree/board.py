@@ -1,7 +1,8 @@
 """A small board made up for the modules that run on it: the nodes they look for, with the properties they read.
 
 It is an honest guess: windows of 64 KiB from 0x1000_0000 up, an interrupt each, zero for every number that is no switch, and a
-reserved region for each ``memory-region``. Print it with ``--dts``, edit it, and give it back with ``--dtb``.
+reserved region for each ``memory-region``. A node with a published binding (``bindings.py``) is as that says. Print the board with
+``--dts``, edit it, and give it back with ``--dtb``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections.abc import Callable
 
 from pkvm_emu.kernel.devicetree.addresses import REGISTERS
+from pkvm_emu.kernel.devicetree.bindings import Binding, behind, binding_of
 from pkvm_emu.kernel.devicetree.tree import TreeNode, encode
 from pkvm_emu.kernel.devicetree.wants import Property, Wants
 
@@ -75,6 +77,7 @@ class Board:
         self._allocate_region = allocate_region
         self._compatibles: set[str] = set()
         self._dma_master: TreeNode | None = None
+        self._power_domain: TreeNode | None = None
         root = self.root
         for name, value in (
             ("#address-cells", 2),
@@ -124,7 +127,8 @@ class Board:
                     node.set(one.name, 1)
         self._alias(wants, added)
         for node in added:
-            self._fill(node, wants, added)
+            if binding_of(node) is None:
+                self._fill(node, wants, added)
         if wants.runtime_pm and added:
             self._master(added)
         return added
@@ -134,9 +138,36 @@ class Board:
     def _device(self, compatible: str, wants: Wants) -> TreeNode:
         node = self.root.add(f"{_node_name(compatible)}@{self._next_window:x}")
         node.set("compatible", compatible)
+        binding = binding_of(node)
+        if binding is not None:
+            self._bind(node, binding, wants)
+            return node
         self._registers(node, wants)
         self._interrupts(node, wants)
         return node
+
+    def _bind(self, node: TreeNode, binding: Binding, wants: Wants) -> None:
+        """What a published binding says about a node."""
+        node.set("reg", (*pair(self._next_window), *pair(binding.size)))
+        self._next_window += -(-binding.size // WINDOW_SIZE) * WINDOW_SIZE
+        node.set("interrupts", self._lines(len(binding.interrupts)))
+        node.set("interrupt-names", list(binding.interrupts))
+        for name, value in binding.properties.items():
+            node.set(name, value)
+        if binding.has_power_domain and "power-domains" in wants.properties:
+            if self._power_domain is None:
+                self._power_domain = self.root.add(
+                    "power-controller", compatible="pkvm-emu,power-controller", n_power__domain__cells=0
+                )
+            node.set("power-domains", self._refer(self._power_domain))
+
+    def _lines(self, count: int) -> tuple[int, ...]:
+        """``interrupts`` with so many interrupts of their own."""
+        cells: list[int] = []
+        for _ in range(count):
+            cells += (0, self._next_spi - _FIRST_SPI, _LEVEL_HIGH)
+            self._next_spi += 1
+        return tuple(cells)
 
     def _registers(self, node: TreeNode, wants: Wants) -> None:
         names = [one.name for one in wants.properties.values() if one.kind == "reg-name"]
@@ -153,11 +184,7 @@ class Board:
 
     def _interrupts(self, node: TreeNode, wants: Wants) -> None:
         names = [one.name for one in wants.properties.values() if one.kind == "irq-name"]
-        cells: list[int] = []
-        for _ in range(max(len(names), wants.interrupts)):
-            cells += (0, self._next_spi - _FIRST_SPI, _LEVEL_HIGH)
-            self._next_spi += 1
-        node.set("interrupts", tuple(cells))
+        node.set("interrupts", self._lines(max(len(names), wants.interrupts)))
         if names:
             node.set("interrupt-names", names)
 
@@ -222,6 +249,8 @@ class Board:
             )
             self._next_window += WINDOW_SIZE
         node.set("suppliers", (*node.cells("suppliers"), *(self._refer(one) for one in suppliers)))
+        for one in suppliers:
+            behind(node, one, one.phandle)
 
     def _region(self, node: TreeNode, contiguous: bool) -> TreeNode | None:
         return self._reserve("shared-dma-pool", f"{node.base_name}-region", contiguous)

@@ -56,7 +56,7 @@ class Device(State):
         managed: ``devm_*`` resources, oldest first.
         usage: runtime-PM usage count.
         disable_depth: runtime PM is off while this is above 0, as it is in a new device.
-        status: ``active`` or ``suspended``.
+        status: ``active`` or ``suspended``; ``suspending`` and ``resuming`` while the driver's callback runs.
         suppliers: addresses of devices it was linked to by ``device_link_add``.
     """
 

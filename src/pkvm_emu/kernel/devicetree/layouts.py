@@ -3,8 +3,8 @@
 Compiled modules read and write these members in place: ``dev_set_drvdata``, ``pdev->dev.of_node``, ``np->full_name`` are
 inline functions and plain accesses. Sources: ``include/linux/{of,fwnode,device,platform_device,ioport,kobject}.h`` of the GKI
 branches with their configuration (``CONFIG_PM_SLEEP``, ``DMA_CMA``, ``SWIOTLB_DYNAMIC`` and so on decide what lies before
-``of_node``). ``verified`` says that shipped modules of that line were seen to use the offsets; the others are computed
-from the headers alone.
+``of_node``). ``verified`` says that modules of that line were seen to use the offsets: shipped ones, for 6.12 one
+that was built with debug information. Others would be computed from the headers alone.
 
 Modules that were compiled against this project's own headers have small structures of their own (:data:`OWN_HEADERS`).
 """
@@ -79,6 +79,8 @@ class DeviceLayout:
     dma_mask: int | None = None
     coherent_dma_mask: int | None = None
     cma_area: int | None = None
+    iommu_group: int | None = None
+    iommu: int | None = None
 
 
 def _line(of_node: int, dma_mask: int, after_node: int, verified: bool, reserved_base: int = 32) -> DeviceLayout:
@@ -97,6 +99,8 @@ def _line(of_node: int, dma_mask: int, after_node: int, verified: bool, reserved
         dma_mask=dma_mask,
         coherent_dma_mask=dma_mask + 8,
         cma_area=dma_mask + 64,
+        iommu_group=of_node + 72,
+        iommu=of_node + 80,
         resource_size=96,
         reserved_base=reserved_base,
     )
@@ -106,7 +110,7 @@ _DEVICES = {
     (5, 15): _line(of_node=752, dma_mask=672, after_node=160, verified=True),
     (6, 1): _line(of_node=744, dma_mask=664, after_node=168, verified=True),
     (6, 6): _line(of_node=768, dma_mask=664, after_node=168, verified=True),
-    (6, 12): _line(of_node=744, dma_mask=640, after_node=168, verified=False, reserved_base=24),
+    (6, 12): _line(of_node=744, dma_mask=640, after_node=168, verified=True, reserved_base=24),
 }
 #: What this project's headers declare, for all lines.
 OWN_HEADERS = DeviceLayout(
@@ -118,6 +122,8 @@ OWN_HEADERS = DeviceLayout(
     resource=584,
     of_node=160,
     cma_area=232,
+    iommu_group=240,
+    iommu=248,
     resource_size=64,
     reserved_base=24,
 )
@@ -146,6 +152,9 @@ def with_of_node(row: DeviceLayout, of_node: int) -> DeviceLayout:
         dma_mask=None if row.dma_mask is None else row.dma_mask + shift,
         coherent_dma_mask=None if row.coherent_dma_mask is None else row.coherent_dma_mask + shift,
         cma_area=None if row.cma_area is None else row.cma_area + shift,
+        # Lists and locks are in between, which grow too.
+        iommu_group=None,
+        iommu=None,
         device_size=row.device_size + room,
         size=row.size + room,
         platform_dma_mask=row.platform_dma_mask + room,

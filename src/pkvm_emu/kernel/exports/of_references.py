@@ -255,3 +255,34 @@ def of_find_device_by_node(kernel: Kernel, node: Ptr) -> int:
     if found is None or not (devices.existing(found) or devices.is_platform_node(found)):
         return 0
     return devices.of_node(found).platform
+
+
+# DMA
+
+
+@kernel_symbol("of_dma_is_coherent")
+def of_dma_is_coherent(kernel: Kernel, node: Ptr) -> bool:
+    """Whether a device's DMA is coherent with the CPUs' caches.
+
+    ``dma-coherent`` or ``dma-noncoherent`` of the nearest node up the way of its DMA decides; without one it is not
+    (``dma_default_coherent`` of arm64).
+    """
+    found = node_at(kernel, node)
+    while found is not None:
+        if found.value("dma-coherent") is not None:
+            return True
+        if found.value("dma-noncoherent") is not None:
+            return False
+        found = _dma_parent(kernel, found)
+    return False
+
+
+def _dma_parent(kernel: Kernel, node: OfNode) -> OfNode | None:
+    """``__of_get_dma_parent``: the interconnect called ``dma-mem``, else the parent."""
+    names = node.tree.strings("interconnect-names")
+    if "dma-mem" in names:
+        cells, index = "#interconnect-cells", names.index("dma-mem")
+        found = find_reference(kernel, node, "interconnects", cells, -1, index)
+        if isinstance(found, Reference) and found.node is not None:
+            return found.node
+    return node.parent

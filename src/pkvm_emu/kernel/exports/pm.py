@@ -16,7 +16,7 @@ from pkvm_emu.kernel.kernel import Kernel
 from pkvm_emu.kernel.registry import kernel_symbol
 from pkvm_emu.machine.calling import S32, U32, Bool, Ptr
 
-EACCES, EAGAIN, EINVAL = 13, 11, 22
+EACCES, EAGAIN, EINVAL, EINPROGRESS = 13, 11, 22, 115
 GET_PUT = 4
 _RPM_ACTIVE, _RPM_SUSPENDED = 0, 2
 #: ``driver.pm`` in ``struct device_driver``.
@@ -44,9 +44,17 @@ def _suspend(kernel: Kernel, device: Device) -> int:
         return -EAGAIN
     if device.status == "suspended":
         return 1
-    result = _callback(kernel, device, "suspend") or 0
-    if not result:
-        device.status = "suspended"
+    if device.status != "active":
+        return -EINPROGRESS
+    return _change(kernel, device, "suspend")
+
+
+def _change(kernel: Kernel, device: Device, which: Literal["suspend", "resume"]) -> int:
+    """Call the callback. While it runs the device is neither active nor suspended, which an interrupt handler may ask for."""
+    before = device.status
+    device.status = "suspending" if which == "suspend" else "resuming"
+    result = _callback(kernel, device, which) or 0
+    device.status = before if result else "suspended" if which == "suspend" else "active"
     return result
 
 
@@ -85,7 +93,10 @@ def pm_runtime_disable(kernel: Kernel, device: Ptr, check_resume: Bool) -> None:
 
 @kernel_symbol("__pm_runtime_resume", runs_guest=True)
 def pm_runtime_resume(kernel: Kernel, device: Ptr, flags: S32) -> int:
-    """Make a device active: 0, 1 if it is already, -EACCES while runtime PM is off, or what the callback returned."""
+    """Make a device active: 0, 1 if it is already, -EACCES while runtime PM is off, or what the callback returned.
+
+    -EINPROGRESS where a callback of the device is what runs (without RPM_NOWAIT or RPM_ASYNC a kernel waits for it).
+    """
     found = _device(kernel, device)
     if flags & GET_PUT:
         found.usage += 1
@@ -93,10 +104,7 @@ def pm_runtime_resume(kernel: Kernel, device: Ptr, flags: S32) -> int:
         return 1 if found.disable_depth == 1 and found.status == "active" else -EACCES
     if found.status == "active":
         return 1
-    result = _callback(kernel, found, "resume") or 0
-    if not result:
-        found.status = "active"
-    return result
+    return _change(kernel, found, "resume") if found.status == "suspended" else -EINPROGRESS
 
 
 @kernel_symbol("__pm_runtime_suspend", runs_guest=True)
@@ -129,12 +137,10 @@ def pm_runtime_force_suspend(kernel: Kernel, device: Ptr) -> int:
     found.disable_depth += 1
     if found.status == "suspended":
         return 0
-    result = _callback(kernel, found, "suspend") or 0
+    result = _change(kernel, found, "suspend")
     if result:
         found.disable_depth -= 1
-        return result
-    found.status = "suspended"
-    return 0
+    return result
 
 
 @kernel_symbol("pm_runtime_force_resume", runs_guest=True)
@@ -143,9 +149,7 @@ def pm_runtime_force_resume(kernel: Kernel, device: Ptr) -> int:
     found = _device(kernel, device)
     result = 0
     if found.usage and found.status == "suspended":
-        result = _callback(kernel, found, "resume") or 0
-        if not result:
-            found.status = "active"
+        result = _change(kernel, found, "resume")
     found.disable_depth = max(found.disable_depth - 1, 0)
     return result
 
