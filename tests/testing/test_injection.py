@@ -12,7 +12,7 @@ from pkvm_emu.kernel.command_line import CommandLine
 from pkvm_emu.machine.profile import MachineProfile
 from pkvm_emu.system import System, boot, choose_generation, read_module, run_boot
 from pkvm_emu.testing.injection import Injection, inject, injected
-from pkvm_emu.testing.sweep import sweep
+from pkvm_emu.testing.sweep import Sweep, sweep
 
 #: x1 = 0: takes two pages and gives both back when the second cannot be had; 1: forgets the first; 2: uses a pointer unseen.
 EL2 = """
@@ -182,3 +182,18 @@ def test_failures_of_the_kernel_end_with_the_block(c_module) -> None:
 def test_names_that_nothing_has_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--inject"):
         inject(boot(), [Injection.parse(text)])
+
+
+def test_a_sweep_tells_each_outcome_when_it_is_there(c_module: Callable[..., Path]) -> None:
+    file = read_module(c_module(el2=EL2, name="injected"))
+    made: list[System] = []
+
+    def make() -> System:
+        made.append(System(choose_generation(None, [file]), CommandLine(""), MachineProfile()))
+        return made[-1]
+
+    sweeping = Sweep(make, lambda system: (run_boot(system, [file]), system.call("hyp_call", 0, PFN)))
+    assert len(sweeping) > 1
+    assert len(made) == 1
+    for number, _outcome in enumerate(sweeping):
+        assert len(made) == number + 2

@@ -48,9 +48,16 @@ def begin(arguments: argparse.Namespace, system: System) -> None:
 
 def run_sweep(make: Callable[[], System], play: Callable[[System], None], as_json: bool) -> int:
     """Do the sweep and print it; 1 where something crashed or was left behind."""
-    from pkvm_emu.testing.sweep import SURVIVED, summary, sweep
+    from pkvm_emu.testing.sweep import SURVIVED, Sweep, summary
 
-    outcomes = sweep(make, play)
+    sweep = Sweep(make, play)
+    outcomes = []
+    for outcome in sweep:
+        outcomes.append(outcome)
+        if not as_json:
+            print(outcome, flush=True)
+        if sys.stderr.isatty() and not sys.stdout.isatty():
+            sys.stderr.write(f"\r{len(outcomes)} of {len(sweep)}" + ("\n" if len(outcomes) == len(sweep) else ""))
     if as_json:
         import json
 
@@ -67,7 +74,5 @@ def run_sweep(make: Callable[[], System], play: Callable[[System], None], as_jso
         ]
         sys.stdout.write(json.dumps({"failures": rows}, indent=2) + "\n")
     else:
-        for outcome in outcomes:
-            print(outcome)
         print(summary(outcomes))
     return 0 if all(outcome.verdict == SURVIVED for outcome in outcomes) else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,32 @@ def sweep(make: Make, play: Play, errno: str = DEFAULT_ERRNO) -> list[Outcome]:
     Raises:
         PkvmEmuError: the scenario does not come to its end even without a failure.
     """
+    return list(Sweep(make, play, errno))
+
+
+class Sweep:
+    """The same one by one: iterating tries the next failure.
+
+    Args:
+        As for :func:`sweep`; so are the errors, when it is made.
+    """
+
+    def __init__(self, make: Make, play: Play, errno: str = DEFAULT_ERRNO) -> None:
+        self._make, self._play = make, play
+        self._failures, self._good = _first_run(make, play, errno)
+
+    def __len__(self) -> int:
+        """How many failures there are to try."""
+        return len(self._failures)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        """The outcomes, in the order of the calls."""
+        for injection, where in self._failures:
+            yield _one(self._make, self._play, injection, where, self._good)
+
+
+def _first_run(make: Make, play: Play, errno: str) -> tuple[list[tuple[Injection, str]], _State]:
+    """The run without a failure: what can fail in it, where that is called, and what stays."""
     log = OpLog()
     system = make()
     system.watch_contracts("ops")
@@ -75,15 +101,14 @@ def sweep(make: Make, play: Play, errno: str = DEFAULT_ERRNO) -> list[Outcome]:
     good = _state(system)
     kinds = failing_ops(ops_table(system.generation.layout))
     counts: Counter[str] = Counter()
-    outcomes = []
+    failures = []
     for entry in log.entries:
         name = entry.call.name
         counts[name] += 1
         if name in kinds:
             where = system.symbols.describe(entry.call.caller, 2)
-            injection = Injection(name, counts[name], errno_number(errno))
-            outcomes.append(_one(make, play, injection, where, good))
-    return outcomes
+            failures.append((Injection(name, counts[name], errno_number(errno)), where))
+    return failures, good
 
 
 def _one(make: Make, play: Play, injection: Injection, where: str, good: _State) -> Outcome:
@@ -142,10 +167,10 @@ def _owner(system: System, pa: int) -> str:
 
 
 def summary(outcomes: list[Outcome]) -> str:
-    """``17 failures: 12 survived, 4 leaks, 1 crash``."""
+    """``17 failures of ops: 12 survived, 4 left something behind, 1 crashed``."""
     counts = Counter(outcome.verdict for outcome in outcomes)
     words = [f"{counts[SURVIVED]} survived", f"{counts[LEAK]} left something behind", f"{counts[CRASH]} crashed"]
-    return f"{len(outcomes)} failures of ops: {', '.join(words)}"
+    return f"{len(outcomes)} failure{'' if len(outcomes) == 1 else 's'} of ops: {', '.join(words)}"
 
 
-__all__ = ["CRASH", "LEAK", "SURVIVED", "Outcome", "summary", "sweep"]
+__all__ = ["CRASH", "LEAK", "SURVIVED", "Outcome", "Sweep", "summary", "sweep"]
