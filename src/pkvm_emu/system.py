@@ -23,7 +23,7 @@ from pkvm_emu.boot_plan import given_modules, open_initramfs, plan_boot
 from pkvm_emu.choose import choose_generation, choose_profile
 from pkvm_emu.devices.standard import StandardDevices
 from pkvm_emu.elf.module_file import ModuleFile
-from pkvm_emu.errors import ModuleError
+from pkvm_emu.errors import ModuleError, UsageError
 from pkvm_emu.host import Host
 from pkvm_emu.host_actions import HostActions, ModuleSource, read_module
 from pkvm_emu.hyp.hypervisor import Hypervisor
@@ -282,12 +282,14 @@ def boot(
         smc: answers of vendor SMCs, as for :meth:`System.add_smc`.
         kernel: Python files that serve kernel symbols, as for :meth:`System.add_kernel_symbols`.
         ramdisks: which ramdisks of a ``vendor_boot.img`` are unpacked, by name or type; none: all but the recovery's.
-        max_insns: the run stops when that many instructions were executed.
+        max_insns: the run stops when that many instructions were executed (1 or more).
 
     Returns:
         The booted system. A module that fails does not raise here: the boot goes on, insecure, as on a device, and
         ``boot_report`` says why. What ends a device (a hypervisor panic, an oops) does raise.
     """
+    if max_insns is not None and max_insns < 1:
+        raise UsageError(f"max_insns={max_insns}: at least one instruction has to be executed")
     image = open_initramfs(initramfs, ramdisks)
     files, names = given_modules(modules, image)
     plan = plan_boot(android, files, cmdline, names=names, image=image, dtb=dtb, load_modules=load_modules)

@@ -362,3 +362,9 @@ def test_the_error_of_a_late_load_has_the_errno(c_module) -> None:
     with boot(android="16") as system, pytest.raises(ModuleLoadError) as error:
         system.load(c_module(FAILS.replace("RESULT", "-EBUSY"), None))
     assert (error.value.errno, error.value.exit_code) == (-16, MODULE_FAILED)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_budget_of_no_instruction_is_refused(count: int) -> None:
+    text = refused(lambda: pkvm_emu.boot(max_insns=count), UsageError, INPUT_WRONG)
+    assert text == f"max_insns={count}: at least one instruction has to be executed"
