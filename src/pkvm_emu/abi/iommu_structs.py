@@ -21,7 +21,7 @@ class IommuStructs:
         client_size: ``struct dev_iommu``; ``fwspec``, ``unit``, ``priv``, ``max_pasids`` are in it.
         fwspec_size: ``struct iommu_fwspec`` without ids; ``fwspec_ids`` is where they begin, ``fwspec_ops`` None where it has none.
         ops: members of ``struct iommu_ops`` by name, as far as the line has them.
-        domain_ops: members of ``struct iommu_domain_ops`` by name.
+        domain_ops: members of ``struct iommu_domain_ops`` by name; ``domain_ops_size`` is the whole of it.
         domain_owner: None where the line has no such member.
         domain_type: the first of the members of ``struct iommu_domain``; ``aperture_*`` are those of its geometry.
         region_size: ``struct iommu_resv_region``, which begins with a list.
@@ -42,6 +42,7 @@ class IommuStructs:
     fwspec_ids: int
     ops: Mapping[str, int]
     domain_ops: Mapping[str, int]
+    domain_ops_size: int
     domain_type: int
     domain_operations: int
     domain_owner: int | None
@@ -91,11 +92,13 @@ IOMMU_STRUCTS: Mapping[tuple[int, int], IommuStructs] = {
             "attach_dev": 0,
             "map_pages": 24,
             "unmap_pages": 40,
+            "flush_iotlb_all": 48,
             "iotlb_sync_map": 56,
             "iotlb_sync": 64,
             "iova_to_phys": 72,
             "free": 104,
         },
+        domain_ops_size=112,
         domain_type=0,
         domain_operations=8,
         domain_owner=None,
@@ -146,11 +149,13 @@ IOMMU_STRUCTS: Mapping[tuple[int, int], IommuStructs] = {
             "attach_dev": 0,
             "map_pages": 16,
             "unmap_pages": 24,
+            "flush_iotlb_all": 32,
             "iotlb_sync_map": 40,
             "iotlb_sync": 48,
             "iova_to_phys": 64,
             "free": 96,
         },
+        domain_ops_size=160,
         domain_type=0,
         domain_operations=8,
         domain_owner=24,

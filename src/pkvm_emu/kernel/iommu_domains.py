@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pkvm_emu.abi.iommu_structs import IOMMU_STRUCTS, IommuStructs
 from pkvm_emu.errors import ModuleError
+from pkvm_emu.kernel.iommu_operations import domain_operation
 from pkvm_emu.kernel.registry import kernel_part
 from pkvm_emu.kernel.slab import Slab
 from pkvm_emu.machine.state import State, StateDict
@@ -98,7 +99,7 @@ class IommuDomains(State):
         """A member of its ``struct iommu_domain_ops``; 0 without."""
         rows, memory = structs(self._kernel), self._kernel.memory
         table = memory.read_u64(domain + rows.domain_operations)
-        return memory.read_u64(table + rows.domain_ops[name]) if table else 0
+        return domain_operation(self._kernel, rows, table, name) if table else 0
 
     # Mappings
 
