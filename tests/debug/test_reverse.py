@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import Harness, monitor, send
+from harness import Harness, go, monitor, send
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -452,8 +452,8 @@ def test_packets_go_back_only_with_a_history(newest: System) -> None:
         assert "--no-reverse" in monitor(session, "history")
         harness.debugger.keep_history()
         assert "ReverseStep+;ReverseContinue+" in send(session, "qSupported:swbreak+")
-        assert session.answer(b"bc").resume.back.kind is Back.CONTINUE  # type: ignore[union-attr]
-        assert session.answer(b"bs").resume.back.kind is Back.STEP  # type: ignore[union-attr]
+        assert go(session, "bc").back.kind is Back.CONTINUE
+        assert go(session, "bs").back.kind is Back.STEP
 
 
 def test_the_beginning_is_told_to_gdb(start: Callable[..., Run]) -> None:
@@ -477,17 +477,15 @@ def test_an_armed_command_is_performed_by_the_next_step(start: Callable[..., Run
         yield back(Back.GOTO, index=100)
         session = Session(run.debugger, run.last)
         for line, packet in (
-            ("rsi 3", b"vCont;s:1"),
-            ("goto 50", b"vCont;c"),
-            ("goto +7", b"s"),
-            ("rc", b"vCont;s:1;c"),
+            ("rsi 3", "vCont;s:1"),
+            ("goto 50", "vCont;c"),
+            ("goto +7", "s"),
+            ("rc", "vCont;s:1;c"),
         ):
             assert "the next step" in monitor(session, line)
-            answer = session.answer(packet)
-            yield answer.resume  # type: ignore[union-attr]
+            yield go(session, packet)
             seen.append(run.history.index)
-        answer = session.answer(b"vCont;s:1")
-        assert answer.resume.of(0).single  # type: ignore[union-attr]
+        assert go(session, "vCont;s:1").of(0).single
         assert "1000000 instructions, not 0" in monitor(session, "rsi 0")
         assert "begins at instruction 0" in monitor(session, "goto -9")
 

@@ -26,6 +26,7 @@ _MRS = re.compile(r"\bmrs\s+x(\d+)\s*,\s*([A-Za-z0-9_]+)", re.IGNORECASE)
 _MSR = re.compile(r"\bmsr\s+([A-Za-z0-9_]+)\s*,\s*x(\d+)", re.IGNORECASE)
 _LABEL = re.compile(r"^([A-Za-z_]\w*):", re.MULTILINE)
 _COMMENT = re.compile(r"//.*$", re.MULTILINE)
+_LABELLED = re.compile(r"^(\w+:)?\s*(.*)$")
 _INCLUDE = re.compile(r'^\s*\.include\s+"([^"]+)"[ \t]*$')
 _PLACE = "place_of_"
 
@@ -126,12 +127,18 @@ def assemble_lines(source: list[SourceLine]) -> Assembly:
     return Assembly(code[: offsets["image_end"]], offsets, rows)
 
 
+def _split_label(text: str) -> tuple[str, str]:
+    """The label in front of a statement with its colon, or nothing, and the statement."""
+    match = _LABELLED.match(text)
+    return (match[1] or "", match[2]) if match else ("", text)
+
+
 def _mark_instructions(lines: list[SourceLine]) -> tuple[str, list[SourceLine]]:
     """The text with a label in front of each instruction, and the line of each of these labels."""
     out: list[str] = []
     places: list[SourceLine] = []
     for line in lines:
-        label, rest = re.match(r"^(\w+:)?\s*(.*)$", line.text).groups(default="")  # type: ignore[union-attr]
+        label, rest = _split_label(line.text)
         out.append(label)
         if rest and not rest.startswith("."):
             out.append(f"{_PLACE}{len(places)}:")
@@ -161,7 +168,7 @@ def _expand_macros(source: list[SourceLine]) -> list[SourceLine]:
             body = []
             macros[words[1]] = ([w.rstrip(",") for w in words[2:]], body)
             continue
-        label, call = re.match(r"^(\w+:)?\s*(.*)$", line.text).groups(default="")  # type: ignore[union-attr]
+        label, call = _split_label(line.text)
         name, _, rest = call.partition(" ")
         if name not in macros:
             out.append(line)

@@ -12,6 +12,7 @@ from errno import EINVAL, ENODEV, ENOMEM, EOPNOTSUPP
 from typing import TYPE_CHECKING, NamedTuple
 
 from pkvm_emu.abi.errno import to_signed
+from pkvm_emu.errors import ModuleError
 from pkvm_emu.kernel.devicetree.layouts import NODE
 from pkvm_emu.kernel.iommu_domains import CACHE, DOMAIN_DMA, DOMAIN_IDENTITY, READ, WRITE, IommuDomains, structs
 from pkvm_emu.kernel.kernel_bug import warn
@@ -389,7 +390,8 @@ class IommuClients(State):
 
     def _allocate(self, size: int) -> int:
         found = self._kernel.part(Slab).kmalloc(size, _GFP_KERNEL)
-        assert found is not None
+        if found is None:
+            raise ModuleError(f"the host's IOMMU core has no memory for {size} bytes (-ENOMEM): all RAM is in use")
         self._kernel.memory.write(found, bytes(size))
         return found
 

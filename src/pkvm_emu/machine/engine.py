@@ -27,6 +27,7 @@ from pkvm_emu.arch.sysreg import sysreg
 from pkvm_emu.errors import EmulatorError, ModuleError
 from pkvm_emu.machine.halting import Halt
 from pkvm_emu.machine.memory import GuestRam
+from pkvm_emu.machine.registers import NATIVE, CpReg, RegisterBatch
 
 if TYPE_CHECKING:
     from pkvm_emu.machine.counting import InstructionCounter
@@ -36,22 +37,6 @@ INTNO_BRK, INTNO_HVC, INTNO_HYP_TRAP, INTNO_SMC = 7, 11, 12, 13
 
 _MASK64 = (1 << 64) - 1
 _HVC = 0xD4000002
-_NATIVE = {
-    **{f"x{n}": getattr(uc_arm64, f"UC_ARM64_REG_X{n}") for n in range(31)},
-    "sp": uc_arm64.UC_ARM64_REG_SP,
-    "pc": uc_arm64.UC_ARM64_REG_PC,
-    "pstate": uc_arm64.UC_ARM64_REG_PSTATE,
-    "nzcv": uc_arm64.UC_ARM64_REG_NZCV,
-    "fpcr": uc_arm64.UC_ARM64_REG_FPCR,
-    "fpsr": uc_arm64.UC_ARM64_REG_FPSR,
-    **{f"sp_el{n}": getattr(uc_arm64, f"UC_ARM64_REG_SP_EL{n}") for n in range(4)},
-    **{
-        f"{kind}_el{n}": getattr(uc_arm64, f"UC_ARM64_REG_{kind.upper()}_EL{n}")
-        for kind in ("elr", "esr", "far", "vbar")
-        for n in (1, 2)
-    },
-}
-
 _REGIME = (
     "HCR_EL2", "SCTLR_EL1", "TCR_EL1", "TTBR0_EL1", "TTBR1_EL1",
     "SCTLR_EL2", "TCR_EL2", "TTBR0_EL2", "VTTBR_EL2", "VTCR_EL2",
@@ -64,64 +49,11 @@ class BusError(ModuleError):
     """The guest reached a physical address where there is neither RAM nor a device."""
 
 
-class _CpReg(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_uint32) for n in ("crn", "crm", "op0", "op1", "op2")] + [("val", ctypes.c_uint64)]
-
-
-_SYS_CALLBACK = ctypes.CFUNCTYPE(
-    ctypes.c_uint32, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_CpReg), ctypes.c_void_p
-)
+_SYS_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(CpReg), ctypes.c_void_p)
 _MEMORY_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_bool, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
 )
 _CODE_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
-
-
-class RegisterBatch:
-    """A fixed list of registers that is read or written by one call; the order of names is the order of writes.
-
-    Args:
-        engine: whose registers.
-        names: lower-case names for general and special registers (``x0``, ``sp``, ``elr_el2``), upper-case Arm names
-            for system registers reached by encoding (``SPSR_EL2``).
-    """
-
-    __slots__ = ("_count", "_handle", "_ids", "_pointers", "cp", "values")
-
-    def __init__(self, engine: Engine, names: Sequence[str]) -> None:
-        count = len(names)
-        self._handle = engine.handle
-        self._count = count
-        self.values = (ctypes.c_uint64 * count)()
-        self.cp: dict[int, _CpReg] = {}
-        self._ids = (ctypes.c_int * count)()
-        self._pointers = (ctypes.c_void_p * count)()
-        base = ctypes.addressof(self.values)
-        for index, name in enumerate(names):
-            native = _NATIVE.get(name)
-            if native is not None:
-                self._ids[index] = native
-                self._pointers[index] = base + 8 * index
-            else:
-                crn, crm, op0, op1, op2 = sysreg(name).key
-                cell = _CpReg(crn, crm, op0, op1, op2, 0)
-                self.cp[index] = cell
-                self._ids[index] = uc_arm64.UC_ARM64_REG_CP_REG
-                self._pointers[index] = ctypes.addressof(cell)
-
-    def read(self) -> Any:
-        """Read all registers; the returned array is the batch's own and holds until the next call."""
-        uclib.uc_reg_read_batch(self._handle, self._ids, self._pointers, self._count)
-        return self.values
-
-    def snapshot(self) -> tuple[int, ...]:
-        """Read all registers and return them as plain integers."""
-        values = self.read()
-        return tuple(int(self.cp[i].val) if i in self.cp else int(values[i]) for i in range(self._count))
-
-    def write(self) -> None:
-        """Write all registers from :attr:`values` (and :attr:`cp` cells), in order."""
-        uclib.uc_reg_write_batch(self._handle, self._ids, self._pointers, self._count)
 
 
 class Engine:
@@ -173,11 +105,11 @@ class Engine:
 
     def read(self, name: str) -> int:
         """A general or special register (``x0``..``x30``, ``sp``, ``pc``, ``pstate``, ``elr_el2``, ...)."""
-        return int(self._uc.reg_read(_NATIVE[name]))
+        return int(self._uc.reg_read(NATIVE[name]))
 
     def write(self, name: str, value: int) -> None:
         """Write a general or special register."""
-        self._uc.reg_write(_NATIVE[name], value & _MASK64)
+        self._uc.reg_write(NATIVE[name], value & _MASK64)
 
     def read_sysreg(self, name: str) -> int:
         """A system register by its Arm name; unknown to the CPU model reads 0."""
@@ -388,14 +320,17 @@ class Engine:
 
         def reader(_uc: Any, offset: int, width: int, _data: Any) -> int:
             self.in_device = True
-            value = read(offset, width)
-            self.in_device = False
-            return value
+            try:
+                return read(offset, width)
+            finally:
+                self.in_device = False
 
         def writer(_uc: Any, offset: int, width: int, value: int, _data: Any) -> None:
             self.in_device = True
-            write(offset, width, value)
-            self.in_device = False
+            try:
+                write(offset, width, value)
+            finally:
+                self.in_device = False
 
         self._uc.mmio_map(base, size, reader, None, writer, None)
 

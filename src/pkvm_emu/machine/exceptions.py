@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pkvm_emu.machine.engine import INTNO_DABT, INTNO_PABT, Engine, RegisterBatch
+from pkvm_emu.machine.engine import INTNO_DABT, INTNO_PABT, Engine
+from pkvm_emu.machine.registers import RegisterBatch
 
 EC_SHIFT = 26
 EC_PAC_TRAP = 0x09
